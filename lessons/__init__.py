@@ -1,0 +1,1 @@
+"""The science: boxes, detectors, data and training in plain torch."""

@@ -1,0 +1,1 @@
+"""How each lesson checkpoint is trained, one file per lesson."""

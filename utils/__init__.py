@@ -1,0 +1,1 @@
+"""The classroom: figures, widgets, notebook set-up, building and checking notebooks."""

@@ -1,0 +1,1 @@
+"""Widgets: geometry to pull about by hand."""
