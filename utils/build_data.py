@@ -70,12 +70,19 @@ def _run(command: list[str], folder: Path) -> str:
 
 
 def open_source(row: Row, folder: Path) -> Image.Image:
-    """The source photograph of a row. A path `file.rcc#007` means the eighth picture inside a Qt resource file."""
+    """The source photograph of a row.
+
+    A path `file.rcc#007` means the eighth picture inside a Qt resource file, and of it the left half: those pictures
+    hold two frames of an animation side by side.
+    """
     if row["package"] == TEXTURES:
         return Image.open(io.BytesIO(resources.files("skimage").joinpath(row["path"]).read_bytes()))
     path, _, number = row["path"].partition("#")
     data = (folder / row["package"] / path).read_bytes()
-    return Image.open(io.BytesIO(list(embedded_images(data))[int(number)] if number else data))
+    if not number:
+        return Image.open(io.BytesIO(data))
+    frames = Image.open(io.BytesIO(list(embedded_images(data))[int(number)]))
+    return frames.crop((0, 0, frames.width // 2, frames.height))
 
 
 def make_cutout(row: Row, folder: Path) -> tuple[Image.Image, str]:
