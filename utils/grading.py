@@ -22,7 +22,7 @@ def check(candidate: Callable, reference: Callable, cases: Sequence[tuple], tole
             print(f"✗ case {number}: {_names(arguments)} raised {type(error).__name__}: {error}")
             return False
         if given is None or given is Ellipsis:
-            print(f"… nothing yet: {candidate.__name__} returned {given}. Expected for case {number}: {_short(expected)}")
+            print(f"… nothing yet: {candidate.__name__} returned {given}. Case {number} expects {_short(expected)}")
             return False
         if not _close(given, expected, tolerance):
             print(f"✗ case {number}: {_names(arguments)}\n  expected {_short(expected)}\n  given    {_short(given)}")
