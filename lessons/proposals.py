@@ -279,8 +279,8 @@ def sliding_windows(image_size: tuple[int, int], sizes: Sequence[float],
     """Windows at every place, size and shape: what detectors scanned before proposals.
 
     image_size: (height, width) pixels. sizes: square roots of the windows' areas, pixels. aspect_ratios: height /
-    width. stride: step between windows as a share of the window's side. Returns (N, 4) float32 xyxy pixels, all inside the
-    image, by size, then ratio, then row by row; (0, 4) where no window fits. Raises ValueError for values <= 0.
+    width. stride: step between windows as a share of the window's side. Returns (N, 4) float32 xyxy pixels, all inside
+    the image, by size, then ratio, then row by row; (0, 4) where no window fits. Raises ValueError for values <= 0.
     """
     if min(*image_size, *sizes, *aspect_ratios, stride, 1) <= 0:
         raise ValueError(f"image_size {image_size}, sizes {sizes}, aspect_ratios {aspect_ratios} and stride {stride} "
