@@ -89,14 +89,18 @@ def make_cutout(row: Row, folder: Path) -> tuple[Image.Image, str]:
     """The finished cutout of a row and the description of what was changed."""
     source = open_source(row, folder)
     made = cut_out(source)
-    return made, f"cropped to its alpha and resized, {source.size[0]}x{source.size[1]} to {made.size[0]}x{made.size[1]}"
+    return made, f"cut to its outline, edge mended, resized, {_sizes(source, made)}"
 
 
 def make_background(row: Row, folder: Path) -> tuple[Image.Image, str]:
     """The finished background of a row and the description of what was changed."""
     source = open_source(row, folder).convert("RGB")
     made = shrink(without_bars(source), BACKGROUND_SIDE, min)
-    return made, f"resized, {source.size[0]}x{source.size[1]} to {made.size[0]}x{made.size[1]}"
+    return made, f"resized, {_sizes(source, made)}"
+
+
+def _sizes(source: Image.Image, made: Image.Image) -> str:
+    return f"{source.size[0]}x{source.size[1]} to {made.size[0]}x{made.size[1]}"
 
 
 def write(path: Path, data: bytes) -> None:
@@ -122,7 +126,7 @@ def build(folder: Path, data: Path = DATA) -> list[Row]:
                                   "change": f"{change}; WebP"})
         _remove_others(data / kind, {row["file"] for row in rows})
     write(data / "CREDITS.csv", _as_csv(credits))
-    write(data / "LICENSE", _licence().encode())
+    write(data / "LICENSE", _licence(data).encode())
     return credits
 
 
@@ -140,8 +144,8 @@ def _as_csv(rows: list[Row]) -> bytes:
     return text.getvalue().encode()
 
 
-def _licence() -> str:
-    return (DATA / "sources" / "licence_preamble.txt").read_text(encoding="utf-8") + "\n" + GPL.read_text("utf-8")
+def _licence(data: Path) -> str:
+    return (data / "sources" / "licence_preamble.txt").read_text(encoding="utf-8") + "\n" + GPL.read_text("utf-8")
 
 
 def main() -> None:

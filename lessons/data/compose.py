@@ -1,7 +1,8 @@
 """Scenes composed from photographed objects, in integers only (Dwibedi et al., "Cut, Paste and Learn", ICCV 2017).
 
 A scene is made in two steps. `plan_scene` rolls the dice: background, objects and where each one lies, whatever the
-output size. `render` paints a plan at any size, so that a scene is the same composition at 96 and at 1024 px.
+output size. `lessons.data.paint.render` paints the plan at any size, so that a scene is the same composition at 96 and
+at 1024 px.
 
 Splits keep objects AND backgrounds apart, so that "new" means what it says:
 
@@ -13,39 +14,29 @@ Splits keep objects AND backgrounds apart, so that "new" means what it says:
     test_unknown   test      test
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 
-from lessons.data.pictures import (
-    ONE,
-    Array,
-    Photo,
-    background,
-    cutout,
-    feather,
-    paste,
-    photos,
-    recolour,
-    resize_square,
-    warp,
-)
+from lessons.data.paint import REFERENCE, SOLID, Backdrop, Look, Placed, Plan, overlap, render_look
+from lessons.data.pictures import ONE, Photo, background, cutout, photos
 
 CLASSES = ("background", "bird", "fish", "hoofed", "furry", "produce", "vehicle")
-STUFF_CLASSES = ("sky", "rock", "wood", "foliage", "grass", "ground", "water", "wall")
 SPLITS = {"train": ("train", "train"), "val": ("train", "val"), "val_unknown": ("val", "val"),
           "test": ("train", "test"), "test_unknown": ("test", "test")}  # split: (objects, backgrounds)
-REFERENCE = 160  # px, the size at which a scene is planned
 MIN_VISIBLE = 0.6  # an object keeps at least this share of its area in the frame when others are laid over it
 MAX_OBJECTS = 5
 TRIES = 12  # places tried for an object before it is left out
 OBJECT_SIZES = (22, 68)  # square root of an object's area, px at REFERENCE: smallest, largest
-LONGEST = 128  # px at REFERENCE: no object is longer
+LONGEST = 112  # px at REFERENCE: no object is longer
 ENLARGED = 3 * ONE // 2  # no cutout is enlarged more than 1.5 times at REFERENCE
-DISTRACTORS = 3  # one scene in three holds an object of no class
+DISTRACTORS = 3  # one scene in three holds an object of no class,
+DISTRACTOR_SIZES = (14, 40)  # and smaller
 
-Window = tuple[slice, slice]  # rows, columns
+Item = TypeVar("Item")
 
 
 class Dice:
@@ -58,48 +49,9 @@ class Dice:
         """An integer from low to high, both included."""
         return low + ((int(self._raw()) >> 32) * (high - low + 1) >> 32)
 
-    def pick(self, items):
-        """One of the items of a sequence."""
+    def pick(self, items: Sequence[Item]) -> Item:
+        """One of the items."""
         return items[self.roll(0, len(items) - 1)]
-
-
-@dataclass(frozen=True)
-class Look:
-    """How an object appears, apart from its place. scale: 65536 is one output pixel per source pixel at REFERENCE."""
-
-    file: str
-    scale: int
-    degrees: int
-    flip: bool
-    gains: tuple[int, int, int]
-    soft: bool
-
-
-@dataclass(frozen=True)
-class Placed:
-    """An object in a plan: label 1 .. 6, or 0 for a distractor; centre (x, y) in px at REFERENCE."""
-
-    look: Look
-    label: int
-    centre: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Backdrop:
-    """A square of a background: its photo, the square (left, top, side) in px, mirrored or not, and colour gains."""
-
-    photo: Photo
-    square: tuple[int, int, int]
-    flip: bool
-    gains: tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A scene before it is painted; `objects` from back to front."""
-
-    backdrop: Backdrop
-    objects: tuple[Placed, ...]
 
 
 @lru_cache(maxsize=32)
@@ -122,7 +74,8 @@ def plan_scene(split: str, index: int, seed: int = 0) -> Plan:
         wanted.insert(dice.roll(0, len(wanted) - 1), 0)
     table = _Table()
     for label in wanted:
-        look = draw_look(dice, dice.pick(pool(CLASSES[label] if label else "distractor", objects)), *OBJECT_SIZES)
+        photo = dice.pick(pool(CLASSES[label] if label else "distractor", objects))
+        look = draw_look(dice, photo, OBJECT_SIZES if label else DISTRACTOR_SIZES)
         table.lay(dice, look, label)
     return Plan(backdrop, tuple(table.objects))
 
@@ -146,7 +99,7 @@ class _Table:
 
     def lay(self, dice: Dice, look: Look, label: int) -> None:
         """Lays an object where the rule of visibility holds, or leaves it out."""
-        mask = render_look(look, REFERENCE)[..., 3] >= 128
+        mask = render_look(look, REFERENCE)[..., 3] >= SOLID
         needed = [MIN_VISIBLE * area for area in self._whole]
         showing = np.bincount(self._owner.ravel(), minlength=len(needed))
         for _ in range(TRIES):
@@ -163,17 +116,16 @@ class _Table:
 
 def _draw_centre(dice: Dice, extent: int) -> int:
     """A coordinate of an object's centre such that at most a sixth of its extent leaves the frame on either side."""
-    margin = min(extent // 3, REFERENCE // 2)
-    return dice.roll(margin, REFERENCE - margin)
+    return dice.roll(extent // 3, REFERENCE - extent // 3)
 
 
-def draw_look(dice: Dice, photo: Photo, smallest: int, largest: int) -> Look:
+def draw_look(dice: Dice, photo: Photo, sizes: tuple[int, int]) -> Look:
     """A random appearance whose square root of area lies between two sizes, px at REFERENCE."""
     levels, area_root = cutout(photo.file)
     longest = max(levels[0].shape) - 3
-    scale = dice.roll(smallest * ONE // area_root, largest * ONE // area_root)
+    scale = dice.roll(*(size * ONE // area_root for size in sizes))
     scale = min(scale, ENLARGED, LONGEST * ONE // longest)
-    return Look(photo.file, scale, dice.roll(-20, 20), dice.roll(0, 1) == 1, _draw_gains(dice, 200, 300, 14),
+    return Look(photo.file, scale, dice.roll(-20, 20), dice.roll(0, 1) == 1, _draw_gains(dice, 190, 280, 14),
                 dice.roll(0, 1) == 1)
 
 
@@ -190,59 +142,7 @@ def _draw_backdrop(dice: Dice, candidates: tuple[Photo, ...]) -> Backdrop:
     height, width = background(photo.file)[0].shape[:2]
     side = dice.roll(min(height, width) * 3 // 5, min(height, width))
     square = dice.roll(0, width - side), dice.roll(0, height - side), side
-    return Backdrop(photo, square, dice.roll(0, 1) == 1, _draw_gains(dice, 190, 280, 16))
-
-
-@lru_cache(maxsize=16)
-def render_look(look: Look, size: int) -> Array:
-    """An object at its scale in a frame of `size` px: (h, w, 4) uint8, premultiplied, its centre in the middle."""
-    patch = warp(cutout(look.file)[0], look.scale * size // REFERENCE, look.degrees, look.flip)
-    patch = recolour(patch, look.gains)
-    return feather(patch, max(1, size // REFERENCE)) if look.soft else patch
-
-
-def render_backdrop(backdrop: Backdrop, size: int) -> Array:
-    """The background of a scene, (size, size, 3) uint8."""
-    picture = resize_square(background(backdrop.photo.file), *backdrop.square, size)
-    return recolour(picture[:, ::-1] if backdrop.flip else picture, backdrop.gains)
-
-
-def overlap(shape: tuple[int, ...], centre: tuple[int, int], size: int) -> tuple[Window, Window]:
-    """Where a patch of `shape` (h, w) about `centre` (x, y) meets the frame: slices of the frame and of the patch."""
-    frame, part = [], []
-    for extent, middle in zip(shape[:2], (centre[1], centre[0]), strict=True):
-        start = middle - extent // 2
-        low, high = max(start, 0), min(start + extent, size)
-        frame.append(slice(low, max(low, high)))
-        part.append(slice(low - start, max(low, high) - start))
-    return (frame[0], frame[1]), (part[0], part[1])
-
-
-def render(plan: Plan, size: int) -> tuple[Array, Array, list[int]]:
-    """Paints a plan. Returns the picture (size, size, 3) uint8, the owner of each pixel (size, size) uint8 (0 is the
-    background, i the i-th object of the plan from back to front) and each object's whole area in the frame, px.
-    """
-    picture = render_backdrop(plan.backdrop, size)
-    owner, whole = np.zeros((size, size), np.uint8), []
-    for number, placed in enumerate(plan.objects, start=1):
-        patch = render_look(placed.look, size)
-        x, y = ((2 * c * size + REFERENCE) // (2 * REFERENCE) for c in placed.centre)
-        frame, part = overlap(patch.shape, (x, y), size)
-        paste(picture[frame], patch[part])
-        mask = patch[part][..., 3] >= 128
-        owner[frame][mask] = number
-        whole.append(int(mask.sum()))
-    return picture, owner, whole
-
-
-def stuff_rows(backdrop: Backdrop, size: int) -> Array:
-    """The stuff class of each row of a scene, (size,) uint8: an index into STUFF_CLASSES."""
-    _, top, side = backdrop.square
-    height = background(backdrop.photo.file)[0].shape[0]
-    middle = 2 * top * size + side * (2 * np.arange(size, dtype=np.int64) + 1)  # of each row, in 1 / (2 * size) px
-    ends = np.array([end * 2 * size * height for _, end in backdrop.photo.bands[:-1]], np.int64)
-    names = np.array([STUFF_CLASSES.index(name) for name, _ in backdrop.photo.bands], np.uint8)
-    return names[np.searchsorted(ends, middle * 1000, side="right")]
+    return Backdrop(photo, square, dice.roll(0, 1) == 1, _draw_gains(dice, 180, 256, 6))
 
 
 def plan_crop(split: str, index: int, seed: int = 0) -> Plan:
@@ -256,7 +156,7 @@ def plan_crop(split: str, index: int, seed: int = 0) -> Plan:
     photo = dice.pick(pool(CLASSES[label], objects))
     longest = max(cutout(photo.file)[0][0].shape) - 3
     fill = dice.roll(REFERENCE * 6 // 10, REFERENCE * 95 // 100)
-    look = replace(draw_look(dice, photo, *OBJECT_SIZES), scale=fill * ONE // longest)
+    look = replace(draw_look(dice, photo, OBJECT_SIZES), scale=fill * ONE // longest)
     jitter = REFERENCE // 10
     centre = tuple(REFERENCE // 2 + dice.roll(-jitter, jitter) for _ in range(2))
     return Plan(backdrop, (Placed(look, label, (centre[0], centre[1])),))

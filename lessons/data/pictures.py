@@ -55,8 +55,8 @@ def _bands(text: str) -> tuple[tuple[str, int], ...]:
 def cutout(file: str) -> tuple[list[Array], int]:
     """Pyramid of an object's picture and the square root of its mask's area in pixels at full size.
 
-    Level k is (H / 2^k + 3, W / 2^k + 3) uint32: premultiplied RGBA packed into one word, with a clear margin of one
-    pixel above and left and two below and right, so that interpolation may look past the edge.
+    Level k is (H / 2^k + 3, W / 2^k + 3) uint32: the four bytes of a premultiplied RGBA pixel in one word, with a clear
+    margin of one pixel above and left and two below and right, so that interpolation may look past the edge.
     """
     with Image.open(DATA / file) as picture:
         rgba = np.array(picture.convert("RGBA"))
@@ -91,26 +91,31 @@ def pyramid(picture: Array, beyond: str) -> list[Array]:
 
 
 def warp(levels: list[Array], scale: int, degrees: int, flip: bool) -> Array:
-    """An object scaled by scale / 65536, turned counter-clockwise and perhaps mirrored first.
+    """An object scaled by scale / 65536, turned counter-clockwise by whole degrees and perhaps mirrored first.
 
-    levels: from `cutout`. Returns (h, w, 4) uint8, premultiplied, h and w even, the object's centre in the middle.
-    Bilinear interpolation in the level of the pyramid whose size is nearest.
+    levels: from `cutout`. Returns (h, w, 4) uint8, premultiplied; h and w are even and the object's centre is in the
+    middle. Bilinear interpolation in the level of the pyramid whose size is nearest.
     """
-    level, centre_y, centre_x = 0, (levels[0].shape[0] - 3) * ONE // 2, (levels[0].shape[1] - 3) * ONE // 2
-    while scale < 3 * ONE >> 2 and level + 1 < len(levels):
+    level = 0
+    centre_x, centre_y = ((extent - 3) * ONE // 2 for extent in reversed(levels[0].shape))
+    while scale < 3 * ONE // 4 and level + 1 < len(levels):
         scale, level = scale * 2, level + 1
     texels = levels[level]
     height, width = texels.shape[0] - 3, texels.shape[1] - 3
-    c, s = round(cos(radians(degrees)) * ONE), round(sin(radians(degrees)) * ONE)  # rounding hides libm's last bit
-    half_w = (abs(c) * width + abs(s) * height) * scale // ONE // ONE // 2 + 2
-    half_h = (abs(s) * width + abs(c) * height) * scale // ONE // ONE // 2 + 2
-    c, s = c * ONE // scale, s * ONE // scale  # from here on source pixels per output pixel
-    dx = (2 * np.arange(-half_w, half_w, dtype=np.int32) + 1) * (-1 if flip else 1)  # in half pixels
+    cosine, sine = _direction(degrees)
+    half_w = (abs(cosine) * width + abs(sine) * height) * scale // ONE // ONE // 2 + 2
+    half_h = (abs(sine) * width + abs(cosine) * height) * scale // ONE // ONE // 2 + 2
+    dx = 2 * np.arange(-half_w, half_w, dtype=np.int32) + 1  # output pixels from the centre, in halves
     dy = 2 * np.arange(-half_h, half_h, dtype=np.int32) + 1
-    sign = -1 if flip else 1
-    x = (dx * c >> 1)[None] - (dy * s * sign >> 1)[:, None] + ((centre_x >> level) - ONE // 2)
-    y = (dx * s * sign >> 1)[None] + (dy * c >> 1)[:, None] + ((centre_y >> level) - ONE // 2)
-    return _sample(texels, x, y)
+    along, across = cosine * ONE // scale, sine * ONE // scale  # source pixels for one output pixel
+    x = (dx * along >> 1)[None] - (dy * across >> 1)[:, None]
+    y = (dx * across >> 1)[None] + (dy * along >> 1)[:, None]
+    return _sample(texels, (-x if flip else x) + (centre_x >> level) - ONE // 2, y + (centre_y >> level) - ONE // 2)
+
+
+def _direction(degrees: int) -> tuple[int, int]:
+    """Cosine and sine in fixed point. Rounding hides the last bit, in which mathematics libraries differ."""
+    return round(cos(radians(degrees)) * ONE), round(sin(radians(degrees)) * ONE)
 
 
 def _sample(texels: Array, x: Array, y: Array) -> Array:

@@ -15,22 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lessons.data.compose import (
-    CLASSES,
-    SPLITS,
-    STUFF_CLASSES,
-    Array,
-    Plan,
-    plan_crop,
-    plan_scene,
-    render,
-    stuff_rows,
-)
+from lessons.data.compose import CLASSES, SPLITS, plan_crop, plan_scene
+from lessons.data.paint import STUFF_CLASSES, Plan, render, stuff_rows
+from lessons.data.pictures import Array
 from lessons.data.sample import DetectionDataset, Sample, Target
 
 SEMANTIC_CLASSES = ("unlabelled", *CLASSES[1:], *STUFF_CLASSES)
 SIZES = (96, 1024)  # px, smallest and largest scene
-CROP_SIZES = (16, 1024)
+CROP_SIZES = (16, 1024)  # px
 LENGTHS = {"train": 2000, "val": 200, "val_unknown": 200, "test": 200, "test_unknown": 200}
 
 
@@ -47,8 +39,7 @@ def compose_scene(split: str, index: int, seed: int = 0, size: int = 160) -> Sam
       panoptic    (H, W) int64, segment ids; `segments` (S, 2) int64 lists (segment id, semantic id)
     Raises ValueError for an unknown split, a negative index or seed, or a size out of range.
     """
-    if not SIZES[0] <= size <= SIZES[1]:
-        raise ValueError(f"a scene is {SIZES[0]} to {SIZES[1]} px wide, got size {size}.")
+    _check_size("scene", size, SIZES)
     plan = plan_scene(split, index, seed)
     picture, owner, whole = render(plan, size)
     return _as_image(picture), _target(plan, owner, whole, index)
@@ -57,14 +48,18 @@ def compose_scene(split: str, index: int, seed: int = 0, size: int = 160) -> Sam
 def compose_crop(split: str, index: int, seed: int = 0, size: int = 64) -> tuple[Tensor, int]:
     """One object about the middle of a background and its label, or only a background and label 0 (1 time in 7).
 
-    Returns an image (3, size, size) in [0, 1] and a label 0 .. 6: pre-training for a classifier, as R-CNN's on ImageNet.
+    Returns an image (3, size, size) in [0, 1] and a label 0 .. 6, for the pre-training of a classifier.
     split as in `compose_scene`; size 16 .. 1024 px. The object may touch or leave the frame a little.
     Raises ValueError for an unknown split, a negative index or seed, or a size out of range.
     """
-    if not CROP_SIZES[0] <= size <= CROP_SIZES[1]:
-        raise ValueError(f"a crop is {CROP_SIZES[0]} to {CROP_SIZES[1]} px wide, got size {size}.")
+    _check_size("crop", size, CROP_SIZES)
     plan = plan_crop(split, index, seed)
     return _as_image(render(plan, size)[0]), plan.objects[0].label if plan.objects else 0
+
+
+def _check_size(what: str, size: int, limits: tuple[int, int]) -> None:
+    if not limits[0] <= size <= limits[1]:
+        raise ValueError(f"a {what} is {limits[0]} to {limits[1]} px wide, got size {size}.")
 
 
 def _as_image(picture: Array) -> Tensor:
@@ -100,7 +95,7 @@ def _maps(plan: Plan, owner: Array, kept: list[int]) -> Target:
     stuff = list(dict.fromkeys(rows.tolist()))
     segment = np.zeros(len(plan.objects) + 1, np.int64)
     segment[[i + 1 for i in kept]] = np.arange(1, len(kept) + 1)
-    semantic_of = np.array([0, *(placed.label for placed in plan.objects)])
+    semantic_of = np.array([0, *(placed.label for placed in plan.objects)], np.int64)
     free = owner == 0
     segment_rows = np.searchsorted(np.sort(stuff), rows) + len(kept) + 1
     panoptic = np.where(free, segment_rows[:, None], segment[owner])
@@ -120,8 +115,9 @@ class Scenes(DetectionDataset):
 
     def __init__(self, split: str, length: int | None = None, seed: int = 0, size: int = 160) -> None:
         plan_scene(split, 0, seed)  # complains about a wrong split or seed now, not in the middle of a training run
-        if not SIZES[0] <= size <= SIZES[1]:
-            raise ValueError(f"a scene is {SIZES[0]} to {SIZES[1]} px wide, got size {size}.")
+        _check_size("scene", size, SIZES)
+        if length is not None and length < 0:
+            raise ValueError(f"the length must not be negative, got {length}.")
         self.split, self.seed, self.size = split, seed, size
         self.length = LENGTHS[split] if length is None else length
 
