@@ -1,0 +1,176 @@
+"""Boxes: formats, areas, and how well two boxes agree (IoU and its family).
+
+A box is four numbers, xyxy pixels unless a format says otherwise: x1, y1 the left and top edge, x2, y2 the right and
+bottom edge. Edges are places on a plane, not numbers of pixels: the width is x2 - x1, never x2 - x1 + 1.
+Every function takes torchvision.ops' arguments in its order and gives its result.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+FORMATS = ("xyxy", "xywh", "cxcywh")
+
+
+def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
+    """Boxes (..., 4) from one format into another: xyxy, xywh (corner and size) or cxcywh (centre and size).
+
+    Units stay what they are. Differentiable. Raises ValueError for another format or a last dimension that is not 4.
+    """
+    for fmt in (in_fmt, out_fmt):
+        if fmt not in FORMATS:
+            raise ValueError(f"box format {fmt!r} is none of {', '.join(FORMATS)}.")
+    if boxes.shape[-1] != 4:
+        raise ValueError(f"boxes of shape {tuple(boxes.shape)}: the last dimension must be 4.")
+    if in_fmt == out_fmt:
+        return boxes.clone()
+    a, b, c, d = boxes.unbind(-1)
+    if in_fmt == "xywh":
+        corners = a, b, a + c, b + d
+    elif in_fmt == "cxcywh":
+        corners = a - 0.5 * c, b - 0.5 * d, a + 0.5 * c, b + 0.5 * d
+    else:
+        corners = a, b, c, d
+    x1, y1, x2, y2 = corners
+    if out_fmt == "xywh":
+        return torch.stack([x1, y1, x2 - x1, y2 - y1], dim=-1)
+    if out_fmt == "cxcywh":
+        return torch.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], dim=-1)
+    return torch.stack([x1, y1, x2, y2], dim=-1)
+
+
+def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
+    """Area (..., N) of boxes (..., N, 4), square pixels. Raises ValueError for x2 < x1, y2 < y1, NaN or infinity."""
+    x1, y1, x2, y2 = _upcast(_corners(boxes, fmt)).unbind(-1)
+    return (x2 - x1) * (y2 - y1)
+
+
+def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
+    """Intersection over union of every pair (Everingham et al., IJCV 2010, section 4.2), in [0, 1].
+
+    boxes1 (..., N, 4), boxes2 (..., M, 4) -> (..., N, M). Empty N or M give an empty result; two boxes without area
+    give 0 / 0 = NaN, as torchvision does. Differentiable, with gradient 0 for boxes that do not touch.
+    Raises ValueError for a box with x2 < x1, y2 < y1, NaN or infinity.
+    """
+    intersection, union = _intersection_and_union(_corners(boxes1, fmt), _corners(boxes2, fmt))
+    return intersection / union
+
+
+def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """GIoU of every pair, IoU - |C without A and B| / |C| with C the smallest box around both, in (-1, 1].
+
+    (..., N, 4), (..., M, 4) xyxy pixels -> (..., N, M). Rezatofighi et al., CVPR 2019, algorithm 1. Its gradient is
+    not 0 for disjoint boxes. Raises ValueError as `box_iou`.
+    """
+    boxes1, boxes2 = _corners(boxes1), _corners(boxes2)
+    intersection, union = _intersection_and_union(boxes1, boxes2)
+    width, height = _enclosing_size(boxes1, boxes2)
+    enclosing = width * height
+    return intersection / union - (enclosing - union) / enclosing
+
+
+def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
+    """DIoU of every pair: IoU minus (distance of the centres / diagonal of the enclosing box) squared.
+
+    (..., N, 4), (..., M, 4) xyxy pixels -> (..., N, M). Zheng et al., AAAI 2020, equations 6 and 7. `eps` keeps the
+    diagonal of two equal points from 0. Raises ValueError as `box_iou`.
+    """
+    boxes1, boxes2 = _upcast(_corners(boxes1)), _upcast(_corners(boxes2))
+    intersection, union = _intersection_and_union(boxes1, boxes2)
+    return intersection / union - _centre_penalty(boxes1, boxes2, eps)
+
+
+def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
+    """CIoU of every pair: DIoU minus alpha * v, v the difference in shape (Zheng et al., AAAI 2020, equations 8 to 11).
+
+    (..., N, 4), (..., M, 4) xyxy pixels -> (..., N, M). v = 4 / pi^2 (arctan(w1 / h1) - arctan(w2 / h2))^2 and
+    alpha = v / (1 - IoU + v), held constant in the gradient as the paper does. Raises ValueError as `box_iou`.
+    """
+    boxes1, boxes2 = _upcast(_corners(boxes1)), _upcast(_corners(boxes2))
+    intersection, union = _intersection_and_union(boxes1, boxes2)
+    iou = intersection / union
+    width1, height1 = (boxes1[..., :, None, 2:] - boxes1[..., :, None, :2]).unbind(-1)
+    width2, height2 = (boxes2[..., None, :, 2:] - boxes2[..., None, :, :2]).unbind(-1)
+    v = 4 / math.pi**2 * (torch.atan(width1 / height1) - torch.atan(width2 / height2)) ** 2
+    with torch.no_grad():
+        alpha = v / (1 - iou + v + eps)
+    return iou - _centre_penalty(boxes1, boxes2, eps) - alpha * v
+
+
+def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes (..., 4) xyxy pixels moved into an image of size (height, width); one outside becomes a line or a point."""
+    height, width = size
+    x, y = boxes[..., 0::2].clamp(min=0, max=width), boxes[..., 1::2].clamp(min=0, max=height)
+    return torch.stack([x, y], dim=-1).reshape(boxes.shape)
+
+
+def remove_small_boxes(boxes: Tensor, min_size: float) -> Tensor:
+    """Indices (K,) of the boxes (N, 4) xyxy whose width and height are both at least `min_size` pixels."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return torch.where((sides >= min_size).all(dim=1))[0]
+
+
+def masks_to_boxes(masks: Tensor) -> Tensor:
+    """The box around each mask: masks (N, H, W), boxes (N, 4) float32 xyxy of the first and last pixel numbers.
+
+    As torchvision's: x2 and y2 are the last pixel, so that a mask of one pixel gives a box without area; add 1 to them
+    for a box that holds the pixels. Raises ValueError for an empty mask.
+    """
+    if masks.ndim != 3:
+        raise ValueError(f"masks of shape {tuple(masks.shape)}: want (N, H, W).")
+    if masks.numel() == 0:
+        return torch.zeros((len(masks), 4), device=masks.device)
+    filled = masks != 0
+    columns, rows = filled.any(dim=1), filled.any(dim=2)
+    if not columns.any(dim=1).all():
+        raise ValueError(f"mask {int((~columns.any(dim=1)).nonzero()[0])} has no pixel, so it has no box.")
+    first = [side.int().argmax(dim=1) for side in (columns, rows)]
+    last = [side.shape[1] - 1 - side.flip(1).int().argmax(dim=1) for side in (columns, rows)]
+    return torch.stack([*first, *last], dim=1).float()
+
+
+def check_boxes(boxes: Tensor) -> Tensor:
+    """The boxes (..., 4) xyxy themselves; ValueError names the first with x2 < x1, y2 < y1, NaN or infinity."""
+    if boxes.ndim == 0 or boxes.shape[-1] != 4:
+        raise ValueError(f"boxes of shape {tuple(boxes.shape)}: the last dimension must be 4.")
+    right = (boxes[..., 2:] >= boxes[..., :2]).all(-1) & boxes.isfinite().all(-1)  # NaN compares as False
+    if not right.all():
+        raise ValueError(f"box {boxes[~right][0].tolist()}: want finite numbers with x1 <= x2 and y1 <= y2.")
+    return boxes
+
+
+def _corners(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
+    return check_boxes(boxes if fmt == "xyxy" else box_convert(boxes, fmt, "xyxy"))
+
+
+def _upcast(boxes: Tensor) -> Tensor:
+    """Half precision becomes float32 and small integers int64: a product of two sides would not fit."""
+    if boxes.is_floating_point():
+        return boxes if boxes.dtype in (torch.float32, torch.float64) else boxes.float()
+    return boxes if boxes.dtype in (torch.int32, torch.int64) else boxes.int()
+
+
+def _intersection_and_union(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas (..., N, M) that boxes (..., N, 4) and (..., M, 4) share and cover together."""
+    top_left = torch.max(boxes1[..., :, None, :2], boxes2[..., None, :, :2])
+    bottom_right = torch.min(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:])
+    width, height = _upcast(bottom_right - top_left).clamp(min=0).unbind(-1)
+    intersection = width * height
+    area1, area2 = box_area(boxes1), box_area(boxes2)
+    return intersection, area1[..., :, None] + area2[..., None, :] - intersection
+
+
+def _enclosing_size(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, ...]:
+    """Width and height (..., N, M) of the smallest box around each pair."""
+    top_left = torch.min(boxes1[..., :, None, :2], boxes2[..., None, :, :2])
+    bottom_right = torch.max(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:])
+    return _upcast(bottom_right - top_left).clamp(min=0).unbind(-1)
+
+
+def _centre_penalty(boxes1: Tensor, boxes2: Tensor, eps: float) -> Tensor:
+    """(distance of the centres / diagonal of the enclosing box) squared, (..., N, M)."""
+    width, height = _enclosing_size(boxes1, boxes2)
+    centre1, centre2 = (boxes1[..., :2] + boxes1[..., 2:]) / 2, (boxes2[..., :2] + boxes2[..., 2:]) / 2
+    distance = centre1[..., :, None, :] - centre2[..., None, :, :]
+    return (distance**2).sum(-1) / (width**2 + height**2 + eps)
