@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 Tensors = dict[str, Tensor]
 
@@ -86,6 +87,21 @@ def command_line() -> str:
     return " ".join(["python", program, *sys.argv[1:]]).strip()
 
 
+def data_hash(dataset: Dataset, samples: int = 16) -> str:
+    """Sixteen hexadecimal digits that tell one data set from another, for a card.
+
+    Taken from the length and up to `samples` evenly spaced samples: pixels rounded to bytes, boxes and labels.
+    """
+    length = len(dataset)  # type: ignore[arg-type]
+    digest = hashlib.sha256(str(length).encode())
+    for i in range(min(samples, length)):
+        image, target = dataset[i * length // min(samples, length)]
+        pixels = (image * 255).round().to(torch.uint8)
+        for tensor in (pixels, target["boxes"].float(), target["labels"].long()):
+            digest.update(str(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 # --- files -------------------------------------------------------------------------------------------------------
 
 
@@ -115,11 +131,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file so that at any moment, power cuts included, either the old or the new one stands there whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:  # a full disk, or Ctrl-C
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _weights_path(path: str | Path) -> Path:

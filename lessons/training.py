@@ -196,8 +196,8 @@ class Trainer:
     @contextmanager
     def _followed(self) -> Iterator[None]:
         """The callbacks hear of start and end; in the main process only."""
-        shown = [ProgressBar()] if self.progress else []
-        self.followers: list[Callback] = [*shown, *self.callbacks] if self.accelerator.is_main_process else []
+        bar = [ProgressBar()] if self.progress else []
+        self.followers: list[Callback] = [*self.callbacks, *bar] if self.accelerator.is_main_process else []
         self.clock = time.perf_counter()
         for callback in self.followers:
             callback.on_start(self.history, self.steps)

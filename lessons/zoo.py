@@ -1,0 +1,76 @@
+"""Finished models by name: `load("rcnn", "lesson")` detects at once."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lessons.checkpoints import CheckpointError, Tensors, load_checkpoint, load_strictly
+
+CHECKPOINTS = Path(__file__).parents[1] / "data" / "checkpoints"
+
+
+def build_rcnn() -> nn.Module:
+    """The R-CNN that notebook 02 builds, untrained."""
+    from lessons.recipes.rcnn import build
+
+    return build()
+
+
+# every model that can be loaded, and the function that builds it with untrained weights
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "rcnn": build_rcnn,
+}
+
+# where a model has weights that others published: the function that returns them, renamed to ours
+PUBLISHED: dict[str, Callable[[], Tensors]] = {}
+
+
+def load(name: str, weights: str | Path | Mapping[str, Tensor] | None = None) -> nn.Module:
+    """A model in evaluation mode, on the CPU.
+
+    weights: None for untrained ones; "lesson" for those that this collection trained (data/checkpoints); "published"
+    for those of the paper or of its reference implementation; the path of a .safetensors file with its card, or of a
+    .pth file; or a state dict. They must fit exactly.
+    Raises ValueError (CheckpointError) in one sentence for an unknown name, weights that are not there or do not fit.
+    """
+    if name not in MODELS:
+        raise ValueError(f"There is no model {name!r}; there are {', '.join(sorted(MODELS))}.")
+    model = MODELS[name]()
+    if weights is not None:
+        tensors, source = _find(name, weights)
+        load_strictly(model, tensors, source)
+    return model.eval()
+
+
+def _find(name: str, weights: str | Path | Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
+    """The tensors that `weights` stands for, and what to call them in a message."""
+    if isinstance(weights, Mapping):
+        return weights, "the state dict"
+    if weights == "lesson":
+        return load_checkpoint(CHECKPOINTS / f"{name}.safetensors")[0], f"the lesson's checkpoint of {name}"
+    if weights == "published":
+        if name not in PUBLISHED:
+            raise CheckpointError(f"Nobody published weights for {name} that this collection can load; "
+                                  "\"lesson\" gives those trained here.")
+        return PUBLISHED[name](), f"the published checkpoint of {name}"
+    path = Path(weights)
+    tensors = load_checkpoint(path)[0] if path.suffix == ".safetensors" else load_pth(path)
+    return tensors, str(path)
+
+
+def load_pth(path: Path) -> Tensors:
+    """The state dict in a file that torch.save wrote, as published weights come; nothing but tensors is unpickled.
+
+    Raises CheckpointError, one sentence, where there is no such file or it holds anything else.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"There is no {path}; weights are \"lesson\", \"published\", a path or a state dict.")
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds for damaged files
+        raise CheckpointError(f"{path} is no file of weights ({type(error).__name__}).") from None
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise CheckpointError(f"{path} holds no state dict, a dict of names and tensors.")
+    return tensors
