@@ -68,7 +68,7 @@ def plan_scene(split: str, index: int, seed: int = 0) -> Plan:
     """
     objects, backgrounds = _check(split, index, seed)
     dice = Dice(1, list(SPLITS).index(split), index, seed)
-    backdrop = _draw_backdrop(dice, pool("background", backgrounds))
+    backdrop = _draw_backdrop(dice, backgrounds, 60)
     wanted = [dice.roll(1, len(CLASSES) - 1) for _ in range(dice.roll(1, MAX_OBJECTS))]
     if dice.roll(1, DISTRACTORS) == 1:
         wanted.insert(dice.roll(0, len(wanted) - 1), 0)
@@ -136,11 +136,11 @@ def _draw_gains(dice: Dice, low: int, high: int, tint: int) -> tuple[int, int, i
     return red, green, blue
 
 
-def _draw_backdrop(dice: Dice, candidates: tuple[Photo, ...]) -> Backdrop:
-    """A random square, 60 to 100 % of the shorter side, of a random background."""
-    photo = dice.pick(candidates)
+def _draw_backdrop(dice: Dice, split: str, smallest: int) -> Backdrop:
+    """A random square, `smallest` to 100 % of the shorter side, of a random background."""
+    photo = dice.pick(pool("background", split))
     height, width = background(photo.file)[0].shape[:2]
-    side = dice.roll(min(height, width) * 3 // 5, min(height, width))
+    side = dice.roll(min(height, width) * smallest // 100, min(height, width))
     square = dice.roll(0, width - side), dice.roll(0, height - side), side
     return Backdrop(photo, square, dice.roll(0, 1) == 1, _draw_gains(dice, 180, 256, 6))
 
@@ -149,7 +149,7 @@ def plan_crop(split: str, index: int, seed: int = 0) -> Plan:
     """One object filling most of the frame, or, one time in seven, no object: what a classifier is trained on."""
     objects, backgrounds = _check(split, index, seed)
     dice = Dice(2, list(SPLITS).index(split), index, seed)
-    backdrop = _draw_backdrop(dice, pool("background", backgrounds))
+    backdrop = _draw_backdrop(dice, backgrounds, 20)
     label = dice.roll(0, len(CLASSES) - 1)
     if label == 0:
         return Plan(backdrop, ())
