@@ -37,7 +37,7 @@ def decode_boxes(deltas: Tensor, reference: Tensor, weights: Weights = (1.0, 1.0
     that do not fit.
     """
     if deltas.ndim != 2 or deltas.shape[1] % 4 or deltas.shape[0] != reference.shape[0]:
-        raise ValueError(f"deltas of shape {tuple(deltas.shape)} for {len(reference)} boxes: want (N, 4) or (N, K * 4).")
+        raise ValueError(f"deltas of shape {tuple(deltas.shape)} for {len(reference)} boxes: want (N, 4) or (N, 4K).")
     per_class = deltas.reshape(len(deltas), -1, 4)  # (N, K, 4)
     dx, dy, dw, dh = (per_class / per_class.new_tensor(weights)).unbind(-1)
     px, py, pw, ph = box_convert(reference.to(deltas.dtype), "xyxy", "cxcywh")[:, None].unbind(-1)

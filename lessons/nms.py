@@ -17,8 +17,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Indices of the boxes that greedy NMS keeps, by falling score.
 
     boxes (N, 4) xyxy pixels, scores (N,). A box goes when its IoU with a kept, better-scored box is above
-    `iou_threshold`; of equal scores the first counts as the better. Returns (K,) int64. Empty input gives an empty result.
-    Raises ValueError for a box with x2 < x1, y2 < y1 or NaN, a score that is NaN, lengths that differ or a threshold < 0.
+    `iou_threshold`; of equal scores the first counts as the better. Returns (K,) int64; no boxes give no indices.
+    Raises ValueError for a box with x2 < x1, y2 < y1 or NaN, a NaN score, lengths that differ or a threshold < 0.
     """
     _check(boxes, scores, iou_threshold)
     order = scores.argsort(descending=True, stable=True)
@@ -54,8 +54,8 @@ def soft_nms(boxes: Tensor, scores: Tensor, iou_threshold: float = 0.3, sigma: f
     """Soft-NMS: overlapping boxes lose score instead of life (Bodla et al., ICCV 2017, section 3).
 
     boxes (N, 4) xyxy pixels, scores (N,) >= 0. The best box is kept and multiplies the score of every other, whose IoU
-    with it is o, by: linear, 1 - o where o > iou_threshold (equation 2); gaussian, exp(-o^2 / sigma) (equation 3); hard,
-    0 where o > iou_threshold. Boxes whose score falls below `score_threshold` go.
+    with it is o, by: linear, 1 - o where o > iou_threshold (equation 2); gaussian, exp(-o^2 / sigma) (equation 3);
+    hard, 0 where o > iou_threshold. Boxes whose score falls below `score_threshold` go.
     Returns the kept indices (K,) and their new scores (K,), both by falling new score.
     Raises ValueError as `nms`, for another method and for sigma <= 0.
     """
