@@ -1,9 +1,9 @@
 """The embedded data set: scenes of photographed animals, fruit and vehicles, composed on the fly and offline.
 
-At 160 px (200 scenes of each split): 1 to 5 objects a scene, on average 3; the square root of their visible area has a
-median of 40 to 42 px and lies between 17 and 68; a quarter of them are small by COCO's measure (below 32 px), the others
-medium. An object shows at least 60 % of what it has in the frame, on average 92 %. One scene in three also holds an
-unlabelled object, a tool, dish or instrument: what no class covers has to be left alone.
+At 160 px (200 scenes of each split): 1 to 5 objects a scene, on average 3; the square root of their visible area has
+a median of 40 to 42 px and lies between 17 and 68; a quarter of them are small by COCO's measure (below 32 px), the
+others medium. An object shows at least 60 % of what it has in the frame, on average 92 %. One scene in three also holds
+an unlabelled object, a tool, dish or instrument: what no class covers has to be left alone.
 
 Two numberings of classes are used. `labels` index CLASSES: 0 is the background, 1 .. 6 are the things. The maps use one
 numbering for things and stuff, as in COCO panoptic:
