@@ -17,13 +17,14 @@ Further keys (a set's own) may follow; evaluation ignores them.
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-Target = dict[str, Tensor | int]
+Target = dict[str, Any]  # tensors, except image_id
 Sample = tuple[Tensor, Target]
 
 
@@ -81,7 +82,7 @@ def coco_annotations(target: Target, first_id: int) -> list[dict]:
 
     rows: list[dict] = []
     for i, (x1, y1, x2, y2) in enumerate(target["boxes"].tolist()):
-        row = {"id": first_id + i, "image_id": target["image_id"], "category_id": int(target["labels"][i]),
+        row: dict[str, Any] = {"id": first_id + i, "image_id": target["image_id"], "category_id": int(target["labels"][i]),
                "bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(target["area"][i]),
                "iscrowd": int(target["iscrowd"][i])}
         if "masks" in target:
