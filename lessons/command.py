@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from lessons.checkpoints import CheckpointError
+from lessons.settings import check_device
 
 
 def known_lessons() -> list[str]:
@@ -34,6 +35,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.profile not in ("short", "full"):  # argparse does not check a default
         parser.error(f"LESSONS_PROFILE must be short or full, got {arguments.profile!r}")
+    try:
+        check_device(arguments.device)
+    except ValueError as error:
+        parser.error(str(error))
     return arguments
 
 
@@ -47,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         recipe.train(dataset=given.dataset, profile=given.profile, resume=given.resume, device=given.device,
                      seed=given.seed, folder=folder)
     except KeyboardInterrupt as stop:
-        print(stop or "Interrupted.", file=sys.stderr)
+        print(str(stop) or "Interrupted.", file=sys.stderr)
         return 130
     except (FloatingPointError, CheckpointError) as error:
         print(error, file=sys.stderr)

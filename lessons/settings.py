@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,10 @@ _SPEED_ONLY = {"params", "lr", "foreach", "fused", "capturable", "differentiable
 
 def check_settings(trainer: "Trainer") -> None:
     """Raises ValueError, one sentence with the offending value, for settings that make no sense."""
-    for name in ("steps", "batch_size", "save_every"):
+    for name, least in (("steps", 1), ("batch_size", 1), ("save_every", 1), ("workers", 0), ("seed", 0)):
         value = getattr(trainer, name)
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number from 1, got {value!r}.")
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name} must be a whole number from {least}, got {value!r}.")
     if len(trainer.dataset) == 0:  # type: ignore[arg-type]
         raise ValueError("the data set is empty; there is nothing to train on.")
     if not callable(trainer.schedule):
@@ -43,29 +44,40 @@ def _check_parameters(trainer: "Trainer") -> None:
             raise ValueError("the optimiser holds parameters of another model; make it from model.parameters().")
 
 
-def check_device(device: str | torch.device | None, mixed_precision: str) -> None:
+def check_device(device: str | torch.device | None, mixed_precision: str = "no") -> None:
     """Raises ValueError for a device that is not here, and for a precision that it does not have."""
     if mixed_precision not in ("no", "bf16", "fp16"):
         raise ValueError(f"mixed_precision must be 'no', 'bf16' or 'fp16', got {mixed_precision!r}.")
-    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device is not None and not here.get(str(device).removesuffix(":0"), False):
-        raise ValueError(f"device {str(device)!r} is not to be had; here are {', '.join(k for k in here if here[k])} "
+    kind, here = None if device is None else str(device).removesuffix(":0"), _devices()
+    if kind is not None and kind not in here:
+        raise ValueError(f"device {str(device)!r} is not to be had; here are {', '.join(here)} "
                          "(CUDA_VISIBLE_DEVICES chooses among several GPUs).")
-    on_cpu = str(device) == "cpu" or not (here["cuda"] or here["mps"])
-    if mixed_precision == "fp16" and on_cpu:
+    if mixed_precision == "fp16" and (kind or here[-1]) == "cpu":
         raise ValueError("mixed_precision 'fp16' needs a GPU; on the CPU use 'bf16' or 'no'.")
 
 
 def open_accelerator(device: str | torch.device | None, mixed_precision: str) -> "Accelerator":
     """Accelerate's view of the devices and processes. Each training may choose its own device and precision.
 
-    Accelerate keeps one choice for the life of a process, which a notebook outlives; hence the reset.
+    Accelerate keeps the first choice for the life of a process, but a notebook makes many; hence the reset. Raises
+    ValueError where several processes were started and do not find each other.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    return Accelerator(cpu=str(device) == "cpu", mixed_precision=mixed_precision)
+    accelerator = Accelerator(cpu=(device is None and _devices() == ["cpu"]) or str(device) == "cpu",
+                              mixed_precision=mixed_precision)
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != started:
+        raise ValueError(f"{started} processes were started, but accelerate joined {accelerator.num_processes}.")
+    return accelerator
+
+
+def _devices() -> list[str]:
+    """The kinds of device that are here."""
+    kinds = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [kind for kind, here in kinds.items() if here]
 
 
 def training_settings(trainer: "Trainer") -> dict[str, Any]:
