@@ -89,9 +89,9 @@ def draw_boxes(ax: Axes, boxes: Tensor, labels: Tensor | None = None, scores: Te
     for i, (x1, y1, x2, y2) in enumerate(torch.as_tensor(boxes).tolist()):
         label = int(labels[i]) if labels is not None else 1
         color = colors[i % len(colors)] if colors else class_color(label)
-        outline = withStroke(linewidth=linewidth + 1.5, foreground="#000000A0")
+        outline = withStroke(linewidth=linewidth + 1.5, foreground="#000000A0")  # thin lines go without
         ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=linewidth,
-                               linestyle=linestyle, path_effects=[outline]))
+                               linestyle=linestyle, path_effects=[outline] if linewidth >= 1.5 else []))
         words = [classes[label]] if classes is not None else []
         words += [f"{float(scores[i]):.2f}"] if scores is not None else []
         if words:

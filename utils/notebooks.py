@@ -85,6 +85,8 @@ def strip(notebook: Notebook, name: str) -> None:
         cell.metadata = nbformat.from_dict({"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {})
         for output in cell.get("outputs", []):
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+            if output.get("name") == "stdout":  # of a progress bar, only what is seen in the end
+                output["text"] = re.sub(r"[^\n]*\r(?!\n)", "", output["text"])
 
 
 def check(name: str) -> list[str]:
@@ -98,8 +100,8 @@ def check(name: str) -> list[str]:
     executed, text = ([(c.cell_type, c.source.strip()) for c in one.cells] for one in (notebook, pair))
     if executed != text:
         found.append("notebook and text pair differ; run `python -m utils.notebooks build` (or sync).")
-    for problem in (_execution(notebook), _headings(notebook), _widgets(notebook), _cells(notebook), _outputs(notebook)):
-        found += problem
+    for look in (_execution, _headings, _widgets, _cells, _outputs):
+        found += look(notebook)
     if not any("assert" in cell.source for cell in code_cells(notebook)):
         found.append("no agreement cell: nothing asserts that the library equals what was done by hand.")
     if not strict_cells(notebook):
