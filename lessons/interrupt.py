@@ -33,9 +33,11 @@ class StopRequest:
             self.previous = {number: signal.signal(number, self._handle) for number in self.signals}
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if self.requested and kind is None:  # it came too late to stop anything here, but is not to be lost
+            raise KeyboardInterrupt
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lessons.checkpoints import CheckpointError
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
@@ -83,7 +85,7 @@ def _devices() -> list[str]:
 def training_settings(trainer: "Trainer") -> dict[str, Any]:
     """Everything that decides the result, as plain values: two trainings with equal settings are the same training.
 
-    Raises ValueError where the schedule gives a factor that is negative or not finite.
+    Raises ValueError where the schedule gives a factor that is no number, negative or not finite.
     """
     groups = [{name: value for name, value in group.items() if name not in _SPEED_ONLY}
               for group in trainer.optimizer.param_groups]
@@ -100,17 +102,18 @@ def training_settings(trainer: "Trainer") -> dict[str, Any]:
 
 def _schedule_digest(trainer: "Trainer") -> str:
     """A schedule is a function, which cannot be compared; the factors that it gives can."""
-    factors = [float(trainer.schedule(step)) for step in range(trainer.steps)]
+    factors = [trainer.schedule(step) for step in range(trainer.steps)]
     for step, factor in enumerate(factors):
-        if not (math.isfinite(factor) and factor >= 0):
-            raise ValueError(f"the schedule gives {factor} at step {step}; a factor is finite and not negative.")
+        if not (isinstance(factor, int | float) and math.isfinite(factor) and factor >= 0):
+            raise ValueError(f"the schedule gives {factor} at step {step}; a factor is a number, finite and not "
+                             "negative.")
     return hashlib.sha256(struct.pack(f"{len(factors)}d", *factors)).hexdigest()[:16]
 
 
 def check_same_settings(saved: dict[str, Any], now: dict[str, Any], where: object) -> None:
-    """Raises ValueError naming each setting in which a saved training differs from this one."""
+    """Raises CheckpointError naming each setting in which a saved training differs from this one."""
     differences = [f"{name} (saved: {saved.get(name)}, now: {value})"
                    for name, value in now.items() if saved.get(name) != value]
     if differences:
-        raise ValueError(f"The training saved in {where} cannot be resumed with other settings: "
-                         f"{'; '.join(differences)}.")
+        raise CheckpointError(f"The training saved in {where} cannot be resumed with other settings: "
+                              f"{'; '.join(differences)}.")

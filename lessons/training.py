@@ -92,7 +92,10 @@ class Trainer:
         gradient is NaN or infinite, ValueError where the saved training had other settings.
         """
         with self._opened(), StopRequest() as stop:
-            self._restore() if resume else self._restart()
+            if resume:
+                self._restore()
+            else:
+                self._restart()
             with self._followed():
                 try:
                     self._repeat(stop)
@@ -190,6 +193,8 @@ class Trainer:
             try:
                 yield
             finally:
+                del self.parallel_model, self.parallel_optimizer
+                self.accelerator.free_memory()  # lets go of the model, which another training may share next
                 for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
                     group["lr"] = rate
 

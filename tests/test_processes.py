@@ -24,7 +24,8 @@ def two_processes(tmp_path_factory) -> Path:
         port = probe.getsockname()[1]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1",
                 "--master_port", str(port)]
-    command_line = [*launcher, str(TESTS / "toy_training.py"), str(folder), "whole", "interrupted", "nan"]
+    command_line = [*launcher, str(TESTS / "toy_training.py"), str(folder), "whole", "twice", "interrupted",
+                    "nan"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS.parent), "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(command_line, env=environment, cwd=TESTS.parent, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -36,9 +37,10 @@ def written(folder: Path, processes: int) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_two_processes_do_what_one_does(two_processes, tmp_path):
-    toy_training.main(tmp_path, "whole")
-    (one,), two = written(tmp_path / "whole", 1), written(two_processes / "whole", 2)
+@pytest.mark.parametrize("mode", ["whole", "twice"])
+def test_two_processes_do_what_one_does(two_processes, tmp_path, mode):
+    toy_training.main(tmp_path, mode)
+    (one,), two = written(tmp_path / mode, 1), written(two_processes / mode, 2)
     for step in range(6):  # the samples: first half of each batch to one, second half to the other
         together = two[0]["read"][step * 4:step * 4 + 4] + two[1]["read"][step * 4:step * 4 + 4]
         assert together == one["read"][step * 8:step * 8 + 8]

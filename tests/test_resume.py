@@ -107,6 +107,17 @@ def test_interrupt_with_workers_finishes_the_step(tmp_path):
         trainer.run()
 
 
+def test_an_interrupt_after_the_last_step_is_not_lost(tmp_path):
+    class Late(Callback):
+        def on_end(self, history):
+            interrupt()
+
+    trainer = make_trainer(folder=tmp_path, callbacks=[Late()])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert trainer.done == trainer.saved == 20
+
+
 def test_signal_handlers_are_put_back():
     before = [signal.getsignal(number) for number in StopRequest.signals]
     with pytest.raises(TrainingInterrupted):
@@ -165,7 +176,7 @@ def test_resume_with_other_settings_is_refused_by_name(tmp_path, change, name):
     with pytest.raises(TrainingInterrupted):
         make_trainer(folder=tmp_path, callbacks=[At(2, interrupt)]).run()
     files = state_files(tmp_path)
-    with pytest.raises(ValueError, match=rf"cannot be resumed with other settings: .*{name} \(saved: "):
+    with pytest.raises(CheckpointError, match=rf"cannot be resumed with other settings: .*{name} \(saved: "):
         make_trainer(folder=tmp_path, **change).run(resume=True)
     assert state_files(tmp_path) == files, "refusing must leave the state"
 
@@ -177,7 +188,7 @@ def test_resume_with_another_learning_rate_or_model_is_refused(tmp_path):
     trainer.optimizer.param_groups[0]["lr"] = 0.5
     changed = make_trainer(trainer.model, folder=tmp_path)
     changed.settings["learning rate"] = "[0.5]"
-    with pytest.raises(ValueError, match="learning rate"):
+    with pytest.raises(CheckpointError, match="learning rate"):
         changed.run(resume=True)
     with pytest.raises(CheckpointError, match="missing|unexpected"):
         make_trainer(Net(norm=False), folder=tmp_path).run(resume=True)

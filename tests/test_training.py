@@ -220,6 +220,7 @@ def test_a_bad_gradient_of_a_finite_loss_stops_before_it_does_harm():
     ({"dataset": Blobs(0)}, "empty"), ({"dataset": Subset(Blobs(), [])}, "empty"),
     ({"schedule": "cosine"}, "schedule .* 'cosine'"), ({"schedule": lambda step: -1.0}, "-1.0 at step 0"),
     ({"schedule": lambda step: math.nan if step == 3 else 1.0}, "nan at step 3"),
+    ({"schedule": constant}, "gives <function .* at step 0"), ({"schedule": lambda step: None}, "gives None at step 0"),
     ({"clip_norm": 0.0}, "clip_norm .* 0.0"), ({"clip_norm": math.nan}, "clip_norm .* nan"),
     ({"ema_decay": 1.0}, "ema_decay .* 1.0"), ({"ema_decay": 0.0}, "ema_decay"), ({"seed": "x"}, "seed .* 'x'"),
     ({"mixed_precision": "fp32"}, "mixed_precision .* 'fp32'"), ({"mixed_precision": "fp16"}, "fp16.* needs a GPU"),

@@ -99,7 +99,7 @@ def assert_identical(first: Trainer, second: Trainer) -> None:
 
 
 def main(folder: Path, *modes: str) -> None:
-    """One of several processes: trains once for each mode ("whole", "interrupted", "nan"), one after the other."""
+    """One of several processes: trains once for each mode, one after the other."""
     for mode in modes:
         run_one(folder / mode, mode, rank=int(os.environ.get("RANK", 0)))
     if torch.distributed.is_initialized():
@@ -107,17 +107,24 @@ def main(folder: Path, *modes: str) -> None:
 
 
 def run_one(folder: Path, mode: str, rank: int) -> None:
-    """Writes what this process saw and got to `folder`/RANK.pt."""
+    """Writes what this process saw and got to `folder`/RANK.pt.
+
+    mode: "whole"; "twice", a second training of the same model; "interrupted" or "nan", what happens to process 1.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(100 + rank)  # each process begins with other weights; those of the first must win
     model = Net(dropout=0.0, norm=False)
     trainer = make_trainer(model, steps=6, schedule=cosine(6), folder=folder / "state", ema_decay=0.9, sgd=True,
                            callbacks=[At(0, (folder / f"called-{rank}").touch)])
     if rank == 1:  # what happens here the other can only be told
-        trainer.dataset = {"whole": Blobs(), "interrupted": InterruptedBlobs(), "nan": NanBlobs()}[mode]
+        trainer.dataset = {"interrupted": InterruptedBlobs(), "nan": NanBlobs()}.get(mode, trainer.dataset)
     outcome = "done"
     try:
         trainer.run()
+        if mode == "twice":
+            first, trainer = trainer, make_trainer(model, steps=6, schedule=cosine(6), ema_decay=0.9, sgd=True, seed=1)
+            trainer.run()
+            del first  # only now: it was there all the time, as it would be in a notebook
     except (KeyboardInterrupt, FloatingPointError) as error:
         outcome = f"{type(error).__name__}: {error}"
     torch.save({"outcome": outcome, "done": trainer.done, "read": trainer.dataset.read, "history": trainer.history,
