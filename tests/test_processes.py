@@ -33,7 +33,7 @@ def two_processes(tmp_path_factory) -> Path:
 
 
 def written(folder: Path, processes: int) -> list[dict]:
-    return [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(processes)]
 
 
 @pytest.mark.slow
