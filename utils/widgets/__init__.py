@@ -1,1 +1,9 @@
-"""Widgets: geometry to pull about by hand."""
+"""Widgets: geometry to pull about by hand. Python computes, the browser draws."""
+
+from utils.widgets.boxes import BoxPlayground
+from utils.widgets.hierarchy import HierarchyExplorer
+from utils.widgets.nms import NmsPlayer
+from utils.widgets.precision import PrecisionRecallExplorer
+from utils.widgets.threshold import DetectionThreshold
+
+__all__ = ["BoxPlayground", "DetectionThreshold", "HierarchyExplorer", "NmsPlayer", "PrecisionRecallExplorer"]

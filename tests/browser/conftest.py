@@ -1,0 +1,138 @@
+"""A real JupyterLab in a real browser: own folders, a copy of the notebooks, no request to outside."""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCREENSHOTS = Path(__file__).parent / "screenshots"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+QUIET = {"@jupyterlab/notebook-extension/tracker.jupyterlab-settings": {"windowingMode": "none"},
+         "@jupyterlab/apputils-extension/notification.jupyterlab-settings": {"fetchNews": "false",
+                                                                            "checkForUpdates": False}}
+
+
+def chromium() -> str:
+    """The browser's path; without one the test skips and says why, on a build machine it fails."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return path
+    sentence = "no Chromium on this machine (on Debian: apt install chromium)"
+    if os.environ.get("CI"):
+        pytest.fail(f"{sentence}; a build machine must not skip the browser tests.")
+    pytest.skip(sentence)
+
+
+@dataclass
+class Lab:
+    """A running JupyterLab and a page in the browser."""
+
+    address: str
+    token: str
+    folder: Path
+    page: object
+    errors: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+
+    def open(self, notebook: str) -> None:
+        """Opens a notebook of the copied folder and waits until its kernel is idle."""
+        self.page.goto(f"{self.address}/lab/tree/{notebook}?reset&token={self.token}")
+        self.page.wait_for_selector(".jp-NotebookPanel .jp-Notebook", timeout=90_000)
+        self.page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=90_000,
+                                    state="attached")
+
+    def run_all(self, seconds: int = 400) -> None:
+        """Runs every cell and waits until each shows a number; fails on the first error output."""
+        self.page.get_by_role("menuitem", name="Run", exact=True).click()
+        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        deadline = time.monotonic() + seconds
+        unfinished = """() => [...document.querySelectorAll('.jp-CodeCell')].filter(cell =>
+            cell.querySelector('.jp-InputArea-editor').textContent.trim() &&
+            !/\\[\\d+\\]/.test(cell.querySelector('.jp-InputPrompt').textContent)).length"""
+        while self.page.evaluate(unfinished):
+            assert time.monotonic() < deadline, "the notebook did not finish in time"
+            time.sleep(0.5)
+        errors = self.page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').all_inner_texts()
+        assert not [text for text in errors if "Traceback" in text], errors
+
+    def widget(self, name: str):
+        """The first widget of a kind, scrolled into view."""
+        widget = self.page.locator(f'.dl-widget[data-widget="{name}"]').first
+        widget.wait_for(timeout=60_000)
+        widget.scroll_into_view_if_needed()
+        return widget
+
+    def screenshot(self, name: str) -> None:
+        """Keeps a picture of the page for people to look at."""
+        SCREENSHOTS.mkdir(exist_ok=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory) -> Iterator[Lab]:
+    browser_path = chromium()
+    from playwright.sync_api import sync_playwright
+
+    home = tmp_path_factory.mktemp("jupyter")
+    folder = home / "notebooks"
+    shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "src"))
+    port, token = _free_port(), secrets.token_hex(16)
+    server = _start_server(home, folder, port, token)
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
+            page = browser.new_page(viewport={"width": 1400, "height": 950})
+            lab = Lab(f"http://127.0.0.1:{port}", token, folder, page)
+            page.on("console", lambda message: message.type == "error" and lab.errors.append(message.text))
+            page.on("request", lambda request: _inside(request.url, port) or lab.outside.append(request.url))
+            yield lab
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def _inside(url: str, port: int) -> bool:
+    return url.startswith((f"http://127.0.0.1:{port}", f"ws://127.0.0.1:{port}", "data:", "blob:"))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _start_server(home: Path, folder: Path, port: int, token: str) -> subprocess.Popen:
+    """JupyterLab with folders of its own, so that nobody's settings count and nothing of it is left."""
+    folders = {name: str(home / name.lower()) for name in (
+        "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
+        "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")}
+    for name, content in QUIET.items():
+        path = Path(folders["JUPYTERLAB_SETTINGS_DIR"]) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
+               "--ServerApp.port_retries=0", "--ServerApp.ip=127.0.0.1", f"--IdentityProvider.token={token}",
+               f"--ServerApp.root_dir={folder}"]
+    log = (home / "server.log").open("w")
+    server = subprocess.Popen(command, env={**os.environ, **folders}, stdout=log, stderr=log)
+    for _ in range(240):
+        assert server.poll() is None, (home / "server.log").read_text()[-2000:]
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=2)
+            return server
+        except OSError:
+            time.sleep(0.25)
+    raise AssertionError((home / "server.log").read_text()[-2000:])
