@@ -1,8 +1,8 @@
 """Weights on disk: safetensors files, written whole or not at all, each with a card that says how it was made.
 
-A card is a JSON file beside the weights (`rcnn.safetensors`, `rcnn.json`): command, seed, data hash, steps, time,
-device and metrics from whoever trained; versions, size and checksum are added here. Nothing is ever pickled, so
-reading a file can run no code.
+A card is a JSON file beside the weights (`rcnn.safetensors`, `rcnn.json`). Whoever trained says "seed", "data" (its
+`data_hash`), "steps", "seconds", "device" and "metrics"; the command, torch's version, size and checksum are added
+here. Nothing is ever pickled, so reading a file can run no code.
 """
 
 import hashlib

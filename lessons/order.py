@@ -30,11 +30,14 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def seed_everything(seed: int) -> None:
-    """Seeds the global generators of Python, NumPy and torch (all devices), from which dropout and transforms draw."""
+def seed_everything(seed: int, device: torch.device | None = None) -> None:
+    """Seeds the global generators of Python, NumPy and torch, from which transforms draw, and dropout on `device`."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - other people's transforms draw from the old global generator
-    torch.manual_seed(seed)
+    # torch.manual_seed would do, but it costs time, and memory for every kind of device that is not in use
+    torch.default_generator.manual_seed(seed)
+    if device is not None and device.type != "cpu":
+        getattr(torch, device.type).manual_seed(seed)
 
 
 @contextmanager

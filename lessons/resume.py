@@ -75,6 +75,19 @@ def _checksum(blob: bytes) -> str:
     return hashlib.sha256(blob).hexdigest()[:16]
 
 
+# --- many dicts of tensors in one file ---------------------------------------------------------------------------
+
+
+def join(**parts: Mapping[str, Tensor]) -> Tensors:
+    """One dict of all tensors: `join(model={"weight": w})` is {"model.weight": w}."""
+    return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+
+def part(tensors: Mapping[str, Tensor], name: str) -> Tensors:
+    """One of the dicts that `join` took (the order is the file's)."""
+    return {key.removeprefix(name + "."): tensor for key, tensor in tensors.items() if key.startswith(name + ".")}
+
+
 # --- the optimiser's state as named tensors ----------------------------------------------------------------------
 
 

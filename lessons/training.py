@@ -22,12 +22,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from lessons.averaging import MovingAverage
 from lessons.callbacks import Callback, History, ProgressBar
-from lessons.checkpoints import Tensors, load_strictly
+from lessons.checkpoints import CheckpointError, Tensors, load_strictly
 from lessons.data.sample import collate
 from lessons.evaluation import evaluate, move
 from lessons.interrupt import StopRequest, TrainingInterrupted
 from lessons.order import BatchPositions, SampleStream, batch_loader, derive_seed, own_random_state, seed_everything
-from lessons.resume import load_optimizer, load_state, optimizer_tensors, remove_states, save_state
+from lessons.resume import join, load_optimizer, load_state, optimizer_tensors, part, remove_states, save_state
 from lessons.schedules import Schedule, constant
 from lessons.settings import check_same_settings, check_settings, open_accelerator, training_settings
 
@@ -92,10 +92,7 @@ class Trainer:
         gradient is NaN or infinite, ValueError where the saved training had other settings.
         """
         with self._opened(), StopRequest() as stop:
-            if resume:
-                self._restore()
-            else:
-                self._restart()
+            self._restore() if resume else self._restart()
             with self._followed():
                 try:
                     self._repeat(stop)
@@ -115,7 +112,7 @@ class Trainer:
 
     def train_step(self, batch: Sequence) -> None:
         """One step of gradient descent. batch: what the model is called with, (images, targets)."""
-        seed_everything(derive_seed(self.seed, "step", self.done, self.accelerator.process_index))  # for dropout
+        self._seed()
         rate = self._set_learning_rate()
 
         losses = self.parallel_model(*move(batch, self.accelerator.device))
@@ -135,10 +132,15 @@ class Trainer:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process is the one that writes files: true for one of several, and where there is only one."""
+        """Whether it is up to this process to write files: true for the first of several, and for the only one."""
         return int(os.environ.get("RANK", 0)) == 0
 
     # --- the parts of a step -------------------------------------------------------------------------------------
+
+    def _seed(self) -> None:
+        """Random numbers that belong to this step, for dropout and the like; other ones in each process."""
+        seed = derive_seed(self.seed, "step", self.done, self.accelerator.process_index)
+        seed_everything(seed, self.accelerator.device)
 
     def _set_learning_rate(self) -> float:
         factor = self.schedule(self.done)
@@ -193,8 +195,8 @@ class Trainer:
             try:
                 yield
             finally:
-                del self.parallel_model, self.parallel_optimizer
-                self.accelerator.free_memory()  # lets go of the model, which another training may share next
+                # lets go of the model, which another training may share next
+                del self.parallel_model, self.parallel_optimizer, self.accelerator
                 for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
                     group["lr"] = rate
 
@@ -231,24 +233,30 @@ class Trainer:
         self._save()
 
     def _restore(self) -> None:
-        """Model, optimiser, average, history and position as the newest saved state has them."""
+        """Model, optimiser, average, history and position as the newest saved state has them; all processes alike."""
         if not isinstance(self.folder, Path):
             raise ValueError("to resume, the trainer needs the folder of the saved training: Trainer(..., folder=...).")
         with self.accelerator.main_process_first():  # it alone sets a damaged state aside
             found = load_state(self.folder)
         if found is None:
-            return self._restart()
-        tensors, notes = found
+            self._restart()
+        else:
+            self._load(*found)
+        steps = self.accelerator.gather(torch.tensor([self.done], device=self.accelerator.device)).tolist()
+        if len(set(steps)) > 1:
+            raise CheckpointError(f"The processes found states of steps {steps}; all must see the same {self.folder}.")
+
+    def _load(self, tensors: Tensors, notes: dict[str, Any]) -> None:
         check_same_settings(notes["settings"], self.settings, self.folder)
-        load_strictly(self.model, _part(tensors, "model."), f"The training saved in {self.folder}")
-        load_optimizer(self.optimizer, _part(tensors, "optimizer."), notes["optimizer"])
+        load_strictly(self.model, part(tensors, "model"), f"The training saved in {self.folder}")
+        load_optimizer(self.optimizer, part(tensors, "optimizer"), notes["optimizer"])
         if self.ema_decay:
             self.average = MovingAverage(self.model, self.ema_decay)
-            self.average.load(_part(tensors, "average."))
+            self.average.load(part(tensors, "average"))
         if self.accelerator.scaler and notes["scaler"]:
             self.accelerator.scaler.load_state_dict(notes["scaler"])
-        self.history = {name: column.tolist() for name, column in _part(tensors, "history.").items()}
-        self.history = {name: self.history[name] for name in notes["history"]}  # in their order
+        columns = part(tensors, "history")
+        self.history = {name: columns[name].tolist() for name in notes["history"]}
         self.done = self.saved = notes["done"]
         self.seconds = notes["seconds"]
 
@@ -258,13 +266,12 @@ class Trainer:
             return
         if self.accelerator.is_main_process:
             optimizer, numbers = optimizer_tensors(self.optimizer)
-            history = {name: torch.tensor(column, dtype=torch.float64) for name, column in self.history.items()}
             average = self.average.tensors if self.average else {}
-            tensors = {**_named("model.", self.model.state_dict()), **_named("optimizer.", optimizer),
-                       **_named("average.", average), **_named("history.", history)}
+            history = {name: torch.tensor(column, dtype=torch.float64) for name, column in self.history.items()}
+            tensors = join(model=self.model.state_dict(), optimizer=optimizer, average=average, history=history)
             scaler = self.accelerator.scaler
             notes = {"done": self.done, "seconds": self.seconds, "settings": self.settings, "optimizer": numbers,
-                     "history": list(history), "scaler": scaler.state_dict() if scaler else None}
+                     "history": list(self.history), "scaler": scaler.state_dict() if scaler else None}
             save_state(self.folder, self.done, tensors, notes)
         self.saved = self.done
 
@@ -295,14 +302,6 @@ class Losses(nn.Module):
             if not isinstance(loss, Tensor) or loss.ndim > 0:
                 raise ValueError(f"{name} must be a scalar tensor, got {getattr(loss, 'shape', loss)}.")
         return losses
-
-
-def _named(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> Tensors:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A training that was interrupted, killed or damaged goes on to the result that it would have had, to the last bit."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -105,6 +106,19 @@ def test_interrupt_with_workers_finishes_the_step(tmp_path):
     trainer = make_trainer(workers=2, folder=tmp_path, callbacks=[At(4, interrupt)])
     with pytest.raises(TrainingInterrupted, match="after 5 of 20 steps"):
         trainer.run()
+
+
+def test_workers_outlive_the_ctrl_c_that_reaches_them_too():
+    def interrupt_workers():
+        workers = multiprocessing.active_children()
+        assert len(workers) == 2
+        for worker in workers:
+            os.kill(worker.pid, signal.SIGINT)
+
+    whole, trainer = make_trainer(), make_trainer(workers=2, callbacks=[At(4, interrupt_workers)])
+    whole.run()
+    trainer.run()
+    assert_identical(whole, trainer)
 
 
 def test_an_interrupt_after_the_last_step_is_not_lost(tmp_path):

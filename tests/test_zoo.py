@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lessons import zoo
-from lessons.checkpoints import CheckpointError, save_checkpoint
+from lessons.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -111,7 +111,10 @@ def test_every_model_can_be_built_and_takes_its_own_weights(name):
 
 
 @pytest.mark.parametrize("name", sorted(zoo.MODELS))
-def test_every_lesson_checkpoint_fits_its_model(name):
+def test_every_lesson_checkpoint_fits_its_model_and_says_how_it_was_made(name):
     if not (zoo.CHECKPOINTS / f"{name}.safetensors").exists():
         pytest.skip(f"no checkpoint of {name} is shipped")
     zoo.load(name, "lesson")
+    _, card = load_checkpoint(zoo.CHECKPOINTS / f"{name}.safetensors")
+    wanted = {"command", "seed", "data", "steps", "seconds", "device", "metrics", "torch", "sha256", "bytes"}
+    assert wanted - set(card) == set()
