@@ -53,11 +53,16 @@ class Lab:
         self.page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=90_000,
                                     state="attached")
 
-    def run_all(self, seconds: int = 400) -> None:
+    def run_all(self, seconds: int = 240) -> None:
         """Runs every cell and waits until each shows a number; fails on the first error output."""
-        self.page.get_by_role("menuitem", name="Run", exact=True).click()
-        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         deadline = time.monotonic() + seconds
+        started = """() => [...document.querySelectorAll('.jp-InputPrompt')]
+            .some(prompt => /[*\\d]/.test(prompt.textContent))"""
+        while not self.page.evaluate(started):  # JupyterLab drops the first request when the kernel is not yet connected
+            assert time.monotonic() < deadline, "no cell ever started"
+            self.page.get_by_role("menuitem", name="Run", exact=True).click()
+            self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+            self.page.wait_for_timeout(3000)
         unfinished = """() => [...document.querySelectorAll('.jp-CodeCell')].filter(cell =>
             cell.querySelector('.jp-InputArea-editor').textContent.trim() &&
             !/\\[\\d+\\]/.test(cell.querySelector('.jp-InputPrompt').textContent)).length"""
@@ -94,6 +99,7 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
             page = browser.new_page(viewport={"width": 1400, "height": 950})
+            page.set_default_timeout(30_000)
             lab = Lab(f"http://127.0.0.1:{port}", token, folder, page)
             page.on("console", lambda message: message.type == "error" and lab.errors.append(message.text))
             page.on("request", lambda request: _inside(request.url, port) or lab.outside.append(request.url))

@@ -1,4 +1,4 @@
-"""Every widget in JupyterLab: what mouse and keyboard do must arrive in Python, and what Python computes in the page."""
+"""Every widget in JupyterLab: what mouse and keyboard do must arrive in Python, and its numbers in the page."""
 
 import nbformat
 import pytest
@@ -24,7 +24,8 @@ explorer
 merging = HierarchyExplorer.from_hierarchy(scene, selective_search_hierarchy(scene))
 merging
 """, """
-found = {"boxes": target["boxes"] / 2, "labels": target["labels"], "scores": torch.linspace(1.5, -0.5, len(target["boxes"]))}
+scores = torch.linspace(1.5, -0.5, len(target["boxes"]))
+found = {"boxes": target["boxes"] / 2, "labels": target["labels"], "scores": scores}
 slider = DetectionThreshold(scene, found, CLASSES, threshold=0.0)
 slider
 """]

@@ -338,7 +338,7 @@ def trained() -> RCNN:
     samples = [compose_scene("train", index, size=96) for index in range(6)]
     regions = [describe_regions(model, image, target) for image, target in samples]
     set_feature_norms(model, regions)
-    train_svms(model, regions, portions=3)
+    train_svms(model, regions)
     train_box_regressors(model, regions)
     return model
 
@@ -424,7 +424,7 @@ def test_svm_examples_follow_the_definitions(trained):
     samples = [compose_scene("train", index, size=96) for index in range(3)]
     regions = [describe_regions(trained, image, target) for image, target in samples]
     for k in range(6):
-        positives, negatives = svm_examples(trained, regions, k)
+        positives, negatives = svm_examples([region.fc7 for region in regions], regions, k)
         assert len(positives) == sum((target["labels"] == k + 1).sum() for _, target in samples)
         assert [len(part) for part in negatives] == [int((r.overlaps[:, k] < 0.3).sum()) for r in regions]
     for region in regions:

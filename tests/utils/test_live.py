@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from utils import live
+from utils.figures import PALETTE
 
 HISTORY = {"step": [0.0, 1.0, 2.0, 3.0], "lr": [0.1] * 4, "loss": [4.0, 3.0, 2.0, 1.0], "a": [3.0, 2.0, 1.0, 0.5],
            "b": [1.0, 1.0, 1.0, 0.5]}
@@ -82,7 +83,7 @@ def test_the_picture_shows_the_curves_and_equal_runs_give_equal_bytes():
     picture = live.curve_png(HISTORY, 4)
     assert picture == live.curve_png(HISTORY, 4)
     pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).reshape(-1, 3)
-    for colour in live._COLOURS[:3]:  # the sum and both parts
+    for colour in PALETTE[:3]:  # the sum and both parts
         wanted = [int(colour[i:i + 2], 16) for i in (1, 3, 5)]
         assert (np.abs(pixels.astype(int) - wanted).max(axis=1) < 8).sum() > 100
     empty = np.asarray(Image.open(io.BytesIO(live.curve_png({}, 4))).convert("RGB"))

@@ -1,0 +1,167 @@
+"""NMS against torchvision's compiled op, a loop, and what must hold for any boxes."""
+
+import math
+
+import pytest
+import torch
+import torchvision.ops as reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lessons.boxes import box_iou
+from lessons.nms import BLOCK, batched_nms, nms, soft_nms
+
+
+def clustered(count, seed=0, objects=20, dtype=torch.float32):
+    """A detector's candidates: many boxes around few objects."""
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(objects, 2, generator=generator) * 400
+    base = torch.cat([corner, corner + 30 + torch.rand(objects, 2, generator=generator) * 90], dim=1)
+    boxes = base[torch.randint(objects, (count,), generator=generator)]
+    boxes = boxes + torch.randn(count, 4, generator=generator) * 6
+    boxes = torch.cat([torch.min(boxes[:, :2], boxes[:, 2:]), torch.max(boxes[:, :2], boxes[:, 2:])], dim=1)
+    return boxes.to(dtype), torch.rand(count, generator=generator).to(dtype)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.7, 1.0])
+@pytest.mark.parametrize("count", [0, 1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 1500])
+def test_equal_to_torchvision(count, threshold):
+    boxes, scores = clustered(count, seed=count)
+    assert torch.equal(nms(boxes, scores, threshold), reference.nms(boxes, scores, threshold))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_other_precisions(dtype):
+    boxes, scores = clustered(300, dtype=dtype)
+    expected = reference.nms(boxes.double(), scores.double(), 0.5)
+    assert torch.equal(nms(boxes, scores, 0.5).sort().values, expected.sort().values)
+
+
+def test_ties_keep_the_first():
+    boxes, scores = clustered(800, seed=5)
+    scores = (scores * 6).round() / 6
+    assert torch.equal(nms(boxes, scores, 0.5), reference.nms(boxes, scores, 0.5))
+    same = torch.tensor([[0.0, 0, 10, 10]]).repeat(5, 1)
+    assert nms(same, torch.ones(5), 0.5).tolist() == [0]
+
+
+def test_only_kept_boxes_suppress():
+    """B is deleted by A, so it cannot delete C, also over a chain longer than a block."""
+    three = torch.tensor([[10.0, 10, 60, 60], [16, 14, 66, 64], [27, 18, 77, 68]])
+    assert nms(three, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist() == [0, 2]
+    starts = torch.arange(600.0) * 3
+    chain = torch.stack([starts, torch.zeros(600), starts + 10, torch.full((600,), 10.0)], dim=1)  # IoU 7/13
+    assert torch.equal(nms(chain, torch.linspace(1, 0, 600), 0.5), torch.arange(0, 600, 2))
+
+
+def test_the_threshold_itself_does_not_suppress():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5]])  # IoU exactly 0.5
+    assert nms(boxes, torch.tensor([0.9, 0.8]), 0.5).tolist() == [0, 1]
+
+
+def test_boxes_without_area_stay():
+    boxes = torch.tensor([[5.0, 5, 5, 5], [5, 5, 5, 5], [0, 0, 10, 10]])
+    scores = torch.tensor([0.9, 0.8, 0.7])
+    assert torch.equal(nms(boxes, scores, 0.5), reference.nms(boxes, scores, 0.5))
+
+
+def test_many_boxes_need_little_memory():
+    """100,000 boxes: a table of all pairs would hold 40 GB."""
+    boxes, scores = clustered(100_000, objects=50)
+    assert 50 <= len(nms(boxes, scores, 0.5)) < 20_000
+
+
+BOX = st.tuples(*[st.integers(-40, 40)] * 2, *[st.integers(1, 40)] * 2)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(BOX, max_size=30), st.floats(0, 1), st.randoms(use_true_random=False))
+def test_properties(rows, threshold, random):
+    boxes = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in rows], dtype=torch.float64).reshape(-1, 4)
+    scores = torch.tensor(random.sample(range(100), len(rows)), dtype=torch.float64)
+    kept = nms(boxes, scores, threshold)
+    assert (scores[kept].diff() < 0).all()
+    among = box_iou(boxes[kept], boxes[kept]).fill_diagonal_(0)
+    assert (among <= threshold).all()
+    gone = torch.ones(len(boxes), dtype=torch.bool)
+    gone[kept] = False
+    better = (box_iou(boxes[gone], boxes[kept]) > threshold) & (scores[kept] > scores[gone][:, None])
+    assert better.any(1).all()  # each deleted box has a kept, better one over it
+    assert torch.equal(nms(boxes[kept], scores[kept], threshold), torch.arange(len(kept)))
+    order = torch.tensor(random.sample(range(len(rows)), len(rows)), dtype=torch.long)
+    assert torch.equal(order[nms(boxes[order], scores[order], threshold)], kept)
+
+
+@pytest.mark.parametrize("count", [0, 1, 300, 1500])
+def test_batched_equals_torchvision_where_coordinates_are_positive(count):
+    boxes, scores = clustered(count)
+    boxes = boxes + 50
+    group = torch.randint(4, (count,), generator=torch.Generator().manual_seed(1))
+    assert torch.equal(batched_nms(boxes, scores, group, 0.5), reference.batched_nms(boxes, scores, group, 0.5))
+
+
+def test_batched_keeps_groups_apart_also_with_negative_coordinates():
+    boxes, scores = clustered(200, seed=2)
+    boxes = boxes - 600
+    group = torch.randint(3, (200,), generator=torch.Generator().manual_seed(1))
+    alone = [torch.where(group == g)[0][nms(boxes[group == g], scores[group == g], 0.5)] for g in range(3)]
+    kept = batched_nms(boxes, scores, group, 0.5)
+    assert torch.equal(kept.sort().values, torch.cat(alone).sort().values)
+    assert (scores[kept].diff() <= 0).all()
+
+
+def soft_by_loop(boxes, scores, threshold, sigma, lowest, method):
+    """Bodla et al., figure 2, in plain Python."""
+    scores, left, kept, decayed = scores.tolist(), list(range(len(boxes))), [], []
+    iou = box_iou(boxes, boxes).tolist()
+    while left:
+        best = max(left, key=lambda i: scores[i])
+        left.remove(best)
+        if scores[best] < lowest:
+            break
+        kept.append(best)
+        decayed.append(scores[best])
+        for i in left:
+            overlap = iou[best][i]
+            scores[i] *= {"gaussian": math.exp(-(overlap**2) / sigma), "linear": 1 - overlap * (overlap > threshold),
+                          "hard": float(overlap <= threshold)}[method]
+    return kept, decayed
+
+
+@pytest.mark.parametrize("method", ["linear", "gaussian", "hard"])
+@pytest.mark.parametrize("count", [0, 1, 80])
+def test_soft_nms_equals_the_loop(method, count):
+    boxes, scores = clustered(count, dtype=torch.float64)
+    kept, decayed = soft_nms(boxes, scores, 0.3, 0.5, 0.05, method)
+    expected = soft_by_loop(boxes, scores, 0.3, 0.5, 0.05, method)
+    assert kept.tolist() == expected[0]
+    torch.testing.assert_close(decayed, torch.tensor(expected[1], dtype=torch.float64))
+
+
+def test_hard_soft_nms_is_nms():
+    boxes, scores = clustered(200)
+    assert torch.equal(soft_nms(boxes, scores, 0.4, method="hard")[0], nms(boxes, scores, 0.4))
+
+
+def test_bad_input_is_named():
+    boxes, scores = clustered(4)
+    with pytest.raises(ValueError, match=r"\(4, 4\) and scores of shape \(3,\)"):
+        nms(boxes, scores[:3], 0.5)
+    with pytest.raises(ValueError, match="iou_threshold -0.1"):
+        nms(boxes, scores, -0.1)
+    with pytest.raises(ValueError, match="iou_threshold nan"):
+        nms(boxes, scores, math.nan)
+    with pytest.raises(ValueError, match="score 2 is NaN"):
+        nms(boxes, torch.tensor([0.1, 0.2, math.nan, 0.3]), 0.5)
+    with pytest.raises(ValueError, match="want finite numbers"):
+        nms(boxes[:, [2, 3, 0, 1]], scores, 0.5)
+    with pytest.raises(ValueError, match="idxs of shape"):
+        batched_nms(boxes, scores, torch.zeros(3), 0.5)
+    with pytest.raises(ValueError, match="'median'"):
+        soft_nms(boxes, scores, method="median")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+def test_cuda():
+    boxes, scores = clustered(2000)
+    assert torch.equal(nms(boxes.cuda(), scores.cuda(), 0.5).cpu(), nms(boxes, scores, 0.5))
