@@ -251,32 +251,41 @@ def set_feature_norms(model: RCNN, regions: Sequence[DescribedRegions]) -> None:
         model.feature_norms[i] = norms.mean().clamp(min=1e-6) if len(norms) else 1.0
 
 
-def train_svms(model: RCNN, regions: Sequence[DescribedRegions], negative_below: float = 0.3, portions: int = 10
-               ) -> None:
+def train_svms(model: RCNN, regions: Sequence[DescribedRegions]) -> None:
+    """Fits one SVM per class to the fc7 features of training images, at the scale that `set_feature_norms` found."""
+    scale = FEATURE_NORM / model.feature_norms[1]
+    model.svm_weight[:], model.svm_bias[:] = fit_svms([region.fc7 * scale for region in regions], regions)
+
+
+def fit_svms(features: Sequence[Tensor], regions: Sequence[DescribedRegions], negative_below: float = 0.3,
+             portions: int = 10) -> tuple[Tensor, Tensor]:
     """One SVM per class, with hard-negative mining in one pass over the images (section 2.3).
 
-    regions: of the training images. Features are taken at the scale of `set_feature_norms`. A class without any object
-    keeps a constant score of -1.
+    features: (N, F) for each image's regions, of about length 20. Returns weights (K, F) and biases (K,); a class
+    without any object gets a constant score of -1.
     """
-    for k in range(len(model.svm_bias)):
-        positives, negatives = svm_examples(model, regions, k, negative_below)
+    classes = regions[0].overlaps.shape[1]
+    weight, bias = features[0].new_zeros(classes, features[0].shape[1]), features[0].new_full((classes,), -1.0)
+    for k in range(classes):
+        positives, negatives = svm_examples(features, regions, k, negative_below)
         if len(positives):
             size = -(-len(negatives) // portions)
             batches = [torch.cat(negatives[i:i + size]) for i in range(0, len(negatives), size)]
-            model.svm_weight[k], model.svm_bias[k] = mine_hard_negatives(positives, batches)
+            weight[k], bias[k] = mine_hard_negatives(positives, batches)
+    return weight, bias
 
 
-def svm_examples(model: RCNN, regions: Sequence[DescribedRegions], k: int, negative_below: float = 0.3
+def svm_examples(features: Sequence[Tensor], regions: Sequence[DescribedRegions], k: int, negative_below: float = 0.3
                  ) -> tuple[Tensor, list[Tensor]]:
-    """Scaled features that teach class k + 1: (P, F) positives, and the negatives (M_i, F) of each image.
+    """What teaches the SVM of class k + 1: (P, F) positives, and the negatives (M_i, F) of each image.
 
     Positive are the true boxes alone, negative the regions below IoU 0.3 with every object of the class; what lies
     between is left out. Fine-tuning labels otherwise: all from IoU 0.5 are positive, since a CNN needs many.
     """
-    scale = FEATURE_NORM / model.feature_norms[1]
-    positives = [region.fc7[: len(region.labels)][region.labels == k + 1] for region in regions]
-    negatives = [region.fc7[region.overlaps[:, k] < negative_below] * scale for region in regions]
-    return torch.cat(positives) * scale, negatives
+    positives = [rows[: len(region.labels)][region.labels == k + 1]
+                 for rows, region in zip(features, regions, strict=True)]
+    negatives = [rows[region.overlaps[:, k] < negative_below] for rows, region in zip(features, regions, strict=True)]
+    return torch.cat(positives), negatives
 
 
 def train_box_regressors(model: RCNN, regions: Sequence[DescribedRegions]) -> None:
