@@ -1,15 +1,12 @@
 """The loss curve that grows in the notebook while a model trains, and stays there as a picture."""
 
-import io
+import html
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from lessons.callbacks import Callback, History
-
-# colour-blind safe (Okabe and Ito 2008)
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 
 
 class LiveCurve(Callback):
@@ -64,17 +61,19 @@ def in_notebook() -> bool:
 
 
 def show_png(picture: bytes, words: str, output: str | None = None) -> str:
-    """Displays a PNG with alternative text `words`; with `output`, in place of what that display showed.
+    """Displays a PNG with alternative text `words`, and the words foldable below it, as utils.figures.show does.
 
-    Returns the display's id, for the next picture.
+    With `output`, in place of what that display showed. Returns the display's id, for the next picture.
     """
     from uuid import uuid4
 
     from IPython.display import display
 
-    name = output or uuid4().hex
+    name, update = output or uuid4().hex, output is not None
+    details = f"<details><summary>Text description</summary>{html.escape(words)}</details>"
     display({"image/png": picture, "text/plain": words}, raw=True, metadata={"image/png": {"alt": words}},
-            display_id=name, update=output is not None)
+            display_id=name, update=update)
+    display({"text/html": details, "text/plain": ""}, raw=True, display_id=f"{name}-words", update=update)
     return name
 
 
@@ -82,20 +81,20 @@ def curve_png(history: History, steps: int, title: str = "Training loss") -> byt
     """The losses over the steps, each as it was (pale) and smoothed (strong), as a PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.0, 3.2), dpi=96, layout="constrained")
+    from utils.figures import PALETTE, png_bytes
+
+    figure = Figure(figsize=(8.0, 3.6))
     axes = figure.add_subplot()
     axes.set(title=title, xlabel="step", ylabel="loss", xlim=(0, max(1, steps - 1)))
     axes.grid(alpha=0.3)
     names = _shown(history)
-    for name, colour in zip(names, _COLOURS, strict=False):
+    for name, colour in zip(names, PALETTE, strict=False):
         axes.plot(history["step"], history[name], color=colour, alpha=0.25, linewidth=1)
         axes.plot(history["step"], smooth(history[name]), color=colour, linewidth=2, label=name)
     if names:
         axes.set_ylim(bottom=min(0.0, *(min(history[name]) for name in names)))
         axes.legend(loc="upper right")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})  # no version, so that equal runs give equal bytes
-    return buffer.getvalue()
+    return png_bytes(figure)
 
 
 def describe_curve(history: History, steps: int) -> str:
@@ -119,4 +118,4 @@ def _shown(history: History) -> list[str]:
     if not history.get("loss"):
         return []
     parts = [name for name in history if name not in ("step", "lr", "loss")]
-    return ["loss", *parts][:len(_COLOURS)] if len(parts) > 1 else ["loss"]
+    return ["loss", *parts][:6] if len(parts) > 1 else ["loss"]

@@ -102,3 +102,17 @@ def test_smoothing_keeps_a_straight_line_and_the_length():
     assert live.smooth([5.0]) == [5.0]
     assert live.smooth([3.0] * 100) == pytest.approx([3.0] * 100)
     assert live.smooth([float(i) for i in range(100)])[10:90] == pytest.approx(range(10, 90))
+
+
+def test_what_is_displayed_has_its_words_twice_and_is_replaced_by_its_id(monkeypatch):
+    calls = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **options: calls.append((data, options)))
+    name = live.show_png(b"picture", "falls from 3 to <1")
+    assert live.show_png(b"next", "falls", name) == name
+    (picture, options), (words, _), (_, again), _ = calls
+    assert picture["image/png"] == b"picture"
+    assert options["metadata"] == {"image/png": {"alt": "falls from 3 to <1"}}
+    assert "falls from 3 to &lt;1" in words["text/html"]
+    assert [options["update"], again["update"]] == [False, True]
+    assert options["display_id"] == again["display_id"] == name
+    assert len({options["display_id"] for _, options in calls}) == 2
