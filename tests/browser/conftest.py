@@ -58,7 +58,7 @@ class Lab:
         deadline = time.monotonic() + seconds
         started = """() => [...document.querySelectorAll('.jp-InputPrompt')]
             .some(prompt => /[*\\d]/.test(prompt.textContent))"""
-        while not self.page.evaluate(started):  # JupyterLab drops the first request when the kernel is not yet connected
+        while not self.page.evaluate(started):  # a request before the kernel is connected is lost
             assert time.monotonic() < deadline, "no cell ever started"
             self.page.get_by_role("menuitem", name="Run", exact=True).click()
             self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
