@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from lessons.checkpoints import CheckpointError
 from lessons.settings import check_device
 
 
@@ -43,7 +42,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a lesson's recipe; returns the exit status: 0, 1 where the training failed, 130 where it was interrupted."""
+    """Runs a lesson's recipe; returns the exit status: 0, 1 where it could not be done, 130 where it was interrupted.
+
+    An error that a reader can mend (a data set that is not there, a loss that is NaN) is printed as its one sentence;
+    `python -X dev -m lessons.training ...` shows where it came from.
+    """
     given = parse(argv)
     folder = given.folder or Path("runs") / given.lesson / f"{given.dataset}-{given.profile}-{given.seed}"
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is handled as Ctrl-C
@@ -54,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(str(stop) or "Interrupted.", file=sys.stderr)
         return 130
-    except (FloatingPointError, CheckpointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
+        if sys.flags.dev_mode:
+            raise
         print(error, file=sys.stderr)
         return 1
     finally:

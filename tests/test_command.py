@@ -70,7 +70,8 @@ def test_command_refuses_a_wrong_profile_in_the_environment(recipe, monkeypatch,
 
 @pytest.mark.parametrize(("error", "status"), [
     (TrainingInterrupted("stopped, resume so"), 130), (KeyboardInterrupt(), 130),
-    (FloatingPointError("step 3: box is nan"), 1), (CheckpointError("no file"), 1)])
+    (FloatingPointError("step 3: box is nan"), 1), (CheckpointError("no file"), 1),
+    (ValueError("data set 'x' is none of"), 1), (FileNotFoundError("put it there"), 1)])
 def test_command_turns_what_is_expected_into_one_sentence(recipe, error, status, capsys):
     def fail():
         raise error
