@@ -1,0 +1,393 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,src//py:percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 · R-CNN: regions with CNN features
+#
+# In 2013 convolutional networks had learned to *name* what a photograph shows, but not to say *where* it is. R-CNN's answer is almost
+# insolently simple: cut out two thousand places that might hold an object, and let the network name each cut-out. It raised
+# the best result on PASCAL VOC by half and started the line that this collection follows.
+#
+# You build all of it here: proposals, warping, features, support vector machines, box regression, and the price.
+#
+# *Everything runs offline on a laptop; the whole notebook takes about 90 seconds. Run the cells from top to bottom.*
+
+# %%
+import torch
+
+from utils.setup import setup
+
+context = setup("02", seed=0)
+
+# %% [markdown]
+# ## 0 First result
+#
+# A finished R-CNN, trained with the code of this notebook, on scenes it has never seen: new arrangements on new backgrounds, of objects
+# that it knows. (Photographs of real animals, fruit and vehicles, composed into scenes; sources in `data/CREDITS.csv`.)
+
+# %%
+from lessons import zoo
+from lessons.data.scenes import CLASSES, Scenes
+
+detector = zoo.load("rcnn", weights="lesson")
+validation = Scenes("val", length=200)
+shown = [validation[i] for i in (1, 4, 8, 17)]
+detections = [detector([image])[0] for image, _ in shown]
+
+# %%
+from utils.figures import detections_figure, show
+
+figure = detections_figure([image for image, _ in shown], detections, CLASSES, threshold=0.5, title="R-CNN on four new scenes")
+show(figure, alt="Four composed photographs with the R-CNN's boxes, class names and scores.")
+
+# %% [markdown]
+# It took about a second per scene, on pictures of 160 × 160 pixels. Why so slow? Keep the question; section 3.8 counts.
+#
+# Which of the boxes would you show to a user? Slide the threshold: precision against recall, notebook 01, on one photograph.
+
+# %% tags=["widget", "nbval-ignore-output"]
+from utils.widgets import DetectionThreshold
+
+threshold_slider = DetectionThreshold(shown[0][0], detections[0], CLASSES)
+threshold_slider
+
+# %% tags=["static"]
+show(threshold_slider.static(), alt="One scene with the R-CNN's detections above the score threshold.")
+
+# %% [markdown]
+# ## 1 The paper
+#
+# | | |
+# |---|---|
+# | Title | *Rich feature hierarchies for accurate object detection and semantic segmentation* |
+# | Authors | Ross Girshick, Jeff Donahue, Trevor Darrell, Jitendra Malik (UC Berkeley) |
+# | Venue | CVPR 2014 (arXiv 1311.2524, here in its fifth version) |
+# | Task | object detection (and semantic segmentation) on PASCAL VOC and ILSVRC 2013 |
+#
+# **Background.** For years results on VOC had hardly moved; the best systems were ensembles of hand-made features (SIFT, HOG). AlexNet had just
+# won ImageNet's *classification* by a wide margin. **Problem.** Does that carry over to detection? Two obstacles: a CNN with a
+# stride of 32 pixels and a receptive field of 195 is a poor sliding window, and VOC has few labelled boxes, far too few to train 60 million weights.
+#
+# **Contributions.** (1) *Recognition using regions*: apply a high-capacity CNN to bottom-up region proposals. (2) *Supervised
+# pre-training on a large classification set, then domain-specific fine-tuning*, where labelled boxes are scarce: now so common that it is easy to
+# forget that somebody had to show it.
+
+# %% [markdown]
+# ## 2 The method in one picture
+#
+# ```mermaid
+# %%{init: {"theme": "neutral"}}%%
+# flowchart LR
+#     accTitle: The R-CNN pipeline
+#     accDescr: An image gives about two thousand Selective Search proposals; each is warped with context, passed through a CNN, scored by one SVM per class, refined by box regression, and thinned by NMS per class.
+#     A["image"] --> B["Selective Search<br/>~2000 proposals"]
+#     B --> C["warp each<br/>with context"]
+#     C --> D["CNN<br/>pool5 → fc6 → fc7"]
+#     D -->|fc7| E["one linear SVM<br/>per class"]
+#     D -->|pool5| F["box regression<br/>per class"]
+#     E --> G["NMS per class"]
+#     F --> G
+#     G --> H["boxes, classes, scores"]
+# ```
+#
+# Four parts, trained one after the other, none knowing of the next: proposals (not learned at all), the CNN, the SVMs, the regression.
+# Fast R-CNN (notebook 04) will melt the last three into one loss.
+
+# %% [markdown]
+# ## 3 Building it, step by step
+#
+# ### 3.1 Proposals: Selective Search
+#
+# *Question.* A 500 × 375 image holds billions of boxes. How can two thousand be enough, before anybody knows what we look for?
+#
+# Selective Search (Uijlings et al., IJCV 2013) trusts the picture: objects are made of regions that differ from their surroundings. It starts
+# from many small segments and merges the two *most similar neighbours* again and again. Each region that ever existed proposes its box.
+#
+# Similarity of two regions is a sum of four parts, each between 0 and 1:
+#
+# $$s(r_i, r_j) = \underbrace{\sum_k \min(c_i^k, c_j^k)}_{\text{colour}} + \underbrace{\sum_k \min(t_i^k, t_j^k)}_{\text{texture}}
+# + \underbrace{1 - \tfrac{|r_i| + |r_j|}{|I|}}_{\text{size: small ones first}} + \underbrace{1 - \tfrac{|B_{ij}| - |r_i| - |r_j|}{|I|}}_{\text{fill: no holes}}$$
+#
+# By hand on an "image" of 8 × 8 pixels with three flat regions: a blue top, a red bottom left, a slightly brighter red bottom right.
+# **Predict:** which two merge first?
+
+# %%
+tiny = torch.zeros(3, 8, 8)
+tiny[2, :4] = 0.8  # blue
+tiny[0, 4:, :4] = 0.8  # red
+tiny[0, 4:, 4:] = 0.82  # nearly the same red: it falls into the same of 25 colour bins
+colour_blue_red, colour_red_red = 1 / 3, 1.0  # shares of the histograms that coincide: only one channel of three agrees
+size_blue_red, size_red_red = 1 - (32 + 16) / 64, 1 - (16 + 16) / 64
+fill_blue_red, fill_red_red = 1 - (64 - 32 - 16) / 64, 1 - (32 - 16 - 16) / 64
+print(f"blue + red {colour_blue_red + size_blue_red + fill_blue_red:.3f}, red + red {colour_red_red + size_red_red + fill_red_red:.3f}")
+
+# %% [markdown]
+# The two reds. Now the library: `merge_regions` keeps a heap of neighbouring pairs, and joins histograms *without looking at a pixel again*
+# (their sizes weigh them), which makes the search fast.
+
+# %% tags=["nbval-ignore-output"]
+from lessons.proposals import merge_regions, similarity
+from utils.source import show_source
+
+show_source(similarity)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+from lessons.proposals import describe, quantise_colour, quantise_texture
+
+pixels = tiny.permute(1, 2, 0).double().numpy()
+segments = torch.zeros(8, 8, dtype=torch.int64)
+segments[4:, :4], segments[4:, 4:] = 1, 2
+regions = describe(segments.numpy(), quantise_colour(pixels), quantise_texture(pixels))
+by_library = similarity(regions, 1, [0, 2], "CSF", 64)  # red left against blue and red right; without texture
+torch.testing.assert_close(torch.tensor(by_library), torch.tensor([1 / 3 + 0.25 + 0.75, 2.5], dtype=torch.float64))
+print("agrees:", by_library.round(3).tolist())
+
+# %% [markdown]
+# **Watch it merge.** One strategy on a real scene: move the slider from the first segments to the whole image. The two regions that have just merged
+# are outlined, and the box of their union, the new proposal, is drawn. Look for the moment when a whole object is one region, and for how
+# late that is.
+
+# %% tags=["widget", "nbval-ignore-output"]
+from lessons.proposals import selective_search, selective_search_hierarchy
+from utils.widgets import HierarchyExplorer
+
+scene, scene_target = shown[1][0], shown[1][1]
+hierarchy = selective_search_hierarchy(scene, colour_space="hsv", k=100)
+merging = HierarchyExplorer.from_hierarchy(scene, hierarchy)
+merging
+
+# %% tags=["static"]
+show(merging.static(), alt="Coloured segments of Selective Search on a photograph at four stages, from many small segments to a few large regions.")
+
+# %% [markdown]
+# One strategy makes one kind of mistake: where colour does not separate object and background, it never will. So Selective Search
+# runs several (*fast mode*: two colour spaces × two sums of similarities × two sizes of first segments) and pools their boxes.
+#
+# **How many proposals are needed?** Recall: the share of objects that at least one of the first *n* boxes covers with IoU ≥ 0.5. The rival is what
+# detectors did before: windows at every place, in a few sizes and shapes. Predict the two curves. (About 10 s.)
+
+# %%
+from lessons.proposals import proposal_recall, sliding_windows
+
+scenes = [validation[i] for i in range(40)]
+objects = [target["boxes"] for _, target in scenes]
+proposals = [selective_search(image) for image, _ in scenes]
+windows = sliding_windows((160, 160), sizes=(24, 36, 54, 80, 120))
+random_order = torch.randperm(len(windows), generator=context.generator)
+
+# %%
+counts = [10, 20, 50, 100, 200, 500]
+recall = {"Selective Search": proposal_recall(proposals, objects, counts).tolist(),
+          "sliding windows": proposal_recall([windows[random_order]] * len(scenes), objects, counts).tolist()}
+for name, values in recall.items():
+    print(f"{name:17s}", "  ".join(f"{n}: {value:.2f}" for n, value in zip(counts, values)))
+assert recall["Selective Search"][3] > recall["sliding windows"][3]
+
+# %%
+from utils.figures import curves_figure
+
+figure = curves_figure(counts, recall, xlabel="proposals per image", ylabel="share of objects covered (IoU ≥ 0.5)", title="Looking where the picture changes pays", log_x=True)
+show(figure, alt="Recall against number of proposals: Selective Search covers most objects with a hundred boxes; sliding windows need several times as many.")
+
+# %% [markdown]
+# ### 3.2 Warp every proposal to one size, with context
+#
+# *Question.* The CNN takes squares of one size only. A proposal may be 20 × 120 pixels. Crop? Pad? Stretch? And would you show the network a little of
+# the surroundings, too?
+#
+# R-CNN stretches (*anisotropic warping*), and shows **p = 16 pixels of context on each side, measured in the warped frame** of 227 pixels. So
+# every box first grows about its centre by 227 / (227 − 2·16) = 1.164, whatever its own size. Where the enlarged box leaves the image, the mean colour fills in.
+# The paper says this beats the alternatives by 3 to 5 points of mAP (appendix A).
+
+# %%
+# NBVAL_CHECK_OUTPUT
+from lessons.detectors.rcnn import enlarge_for_context, warp_crops
+
+small, large = torch.tensor([[50.0, 60.0, 70.0, 140.0]]), torch.tensor([[20.0, 20.0, 140.0, 140.0]])
+for box in (small, large):
+    grown = enlarge_for_context(box, size=227, padding=16)
+    share = ((grown[:, 2:] - grown[:, :2]) / (box[:, 2:] - box[:, :2])).flatten()
+    print("grows by", [round(value, 3) for value in share.tolist()], "that is", [round(v, 1) for v in (box - grown)[0, :2].tolist()], "px on the left and top")
+
+# %% [markdown]
+# The loop version: enlarge, cut, resize, one box at a time. The library does all boxes in one `grid_sample`.
+
+# %%
+import torch.nn.functional as F
+
+inside = torch.tensor([[40.0, 48.0, 104.0, 112.0], [16.0, 32.0, 48.0, 128.0]])
+by_hand = []
+for x1, y1, x2, y2 in inside.int().tolist():
+    by_hand.append(F.interpolate(scene[None, :, y1:y2, x1:x2], size=(32, 32), mode="bilinear", align_corners=False)[0])
+crops = warp_crops(scene, inside, size=32)
+torch.testing.assert_close(crops[0], torch.stack(by_hand)[0], atol=0.02, rtol=0)  # the border samples beyond the cut
+torch.testing.assert_close(crops[:, :, 2:-2, 2:-2], torch.stack(by_hand)[:, :, 2:-2, 2:-2])
+
+# %%
+from utils.figures import images_figure
+
+boxes = scene_target["boxes"][:3]
+crops = torch.cat([warp_crops(scene, boxes, 64), warp_crops(scene, boxes, 64, context_padding=4)])
+names = [CLASSES[label] for label in scene_target["labels"][:3].tolist()]
+figure, _ = images_figure(list(crops), [f"{name}, {kind}" for kind in ("no context", "with context") for name in names], columns=len(boxes), width=2.6)
+show(figure, alt="Warped crops of the objects of one scene: without context above, with four pixels of context below. Warping changes their shapes.")
+
+# %% [markdown]
+# ### 3.3 Features: pool5, fc6, fc7
+#
+# R-CNN's network is AlexNet: five convolutions, then fc6 and fc7. Ours has the same plan in small, for crops of 64 × 64 pixels. Where do the weights sit?
+
+# %%
+# NBVAL_CHECK_OUTPUT
+from lessons.backbones.alexnet import SmallAlexNet
+
+backbone = detector.backbone
+weights = {name: sum(p.numel() for p in part.parameters()) for name, part in backbone.named_children()}
+total = sum(weights.values())
+for name, count in weights.items():
+    if count:
+        print(f"{name:6s}{count:9,d}  {count / total:6.1%}")
+alexnet_fc = 9216 * 4096 + 4096 * 4096
+alexnet_conv = 96 * 3 * 11**2 + 256 * 48 * 5**2 + 384 * 256 * 3**2 + 384 * 192 * 3**2 + 256 * 192 * 3**2
+print(f"AlexNet without its classifier: fc6 and fc7 hold {alexnet_fc / (alexnet_fc + alexnet_conv):.0%} of the weights")
+
+# %% tags=["nbval-ignore-output"]
+show_source(SmallAlexNet.features)
+
+# %% [markdown]
+# ### 3.4 Three labels for one box
+#
+# *Question.* A proposal covers 40 % of a bird. Is it a bird? R-CNN answers differently each time it asks, and the answers matter:
+#
+# | used for | positive | negative | left out |
+# |---|---|---|---|
+# | fine-tuning the CNN | IoU ≥ 0.5 with an object: its class | everything else | – |
+# | the SVM of a class | the true boxes only | IoU < 0.3 with every object of the class | 0.3 ≤ IoU < 1 |
+# | box regression | IoU > 0.6 | – | everything else |
+
+# %%
+# NBVAL_CHECK_OUTPUT
+from lessons.boxes import box_iou
+from lessons.detectors.rcnn import class_overlaps, fine_tuning_labels, sample_fine_tuning_batch
+
+truth, labels = scene_target["boxes"], scene_target["labels"]
+found = selective_search(scene)[:200]
+overlaps = class_overlaps(found, truth, labels, num_classes=6)
+fine_tuning = fine_tuning_labels(overlaps)
+by_hand = []
+for row in box_iou(found, truth):  # one proposal at a time
+    best = row.argmax()
+    by_hand.append(int(labels[best]) if row[best] >= 0.5 else 0)
+assert fine_tuning.tolist() == by_hand
+print(f"{len(found)} proposals: {int((fine_tuning > 0).sum())} positives for fine-tuning;",
+      f"{int((overlaps.max(1).values > 0.6).sum())} pairs for regression; SVM negatives by class {(overlaps < 0.3).sum(0).tolist()}")
+
+# %%
+from utils.figures import draw_boxes
+
+best = overlaps.max(1).values
+groups = {"IoU ≥ 0.5: an object": best >= 0.5, "0.3 ≤ IoU < 0.5: background for the CNN,\nignored by the SVM": (best >= 0.3) & (best < 0.5), "IoU < 0.3: background": best < 0.3}
+figure, axes = images_figure([scene] * 3, list(groups), columns=3, width=3.8)
+for ax, (name, chosen), color in zip(axes, groups.items(), ("#009E73", "#E69F00", "#D55E00")):
+    draw_boxes(ax, found[chosen][:25], colors=[color], linewidth=1)
+    draw_boxes(ax, truth, colors=["#FFFFFF"], linestyle="--", linewidth=1.5)
+show(figure, alt="The proposals of one scene in three groups by their overlap with the true boxes, which are dashed white.")
+
+# %% [markdown]
+# Positives are rare, so each batch of fine-tuning is drawn on purpose: **32 positives, 96 backgrounds**.
+#
+# ### 3.5 One linear SVM per class, with hard negatives
+#
+# The network's own softmax could score the boxes (the paper tried: 54.2 falls to 50.9 mAP on VOC 2007). R-CNN trains a linear SVM per class on fc7, with stricter positives.
+# Nearly all proposals are easy background; the SVM needs the *hard* ones. So: train, look for negatives that score above −1, add them, train again. Once through the data is enough.
+
+# %% tags=["nbval-ignore-output"]
+from lessons.detectors.rcnn import mine_hard_negatives
+
+show_source(mine_hard_negatives)
+
+# %% [markdown]
+# ### 3.6 Box regression: from a good proposal to a better box
+#
+# *Question.* A proposal P sits near an object G. A network should output a correction. In which units? Pixels?
+#
+# $$t_x = \frac{G_x - P_x}{P_w} \qquad t_y = \frac{G_y - P_y}{P_h} \qquad t_w = \log\frac{G_w}{P_w} \qquad t_h = \log\frac{G_h}{P_h}$$
+#
+# Shifts in units of the box, sizes as logarithms: the same correction for a near and a far bird, and no correction can make a width negative.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+import math
+
+from lessons.coding import decode_boxes, encode_boxes
+
+proposal, goal = torch.tensor([[40.0, 40.0, 80.0, 120.0]]), torch.tensor([[50.0, 44.0, 98.0, 120.0]])
+t_by_hand = [(74 - 60) / 40, (82 - 80) / 80, math.log(48 / 40), math.log(76 / 80)]
+t = encode_boxes(goal, proposal)
+torch.testing.assert_close(t[0], torch.tensor(t_by_hand))
+torch.testing.assert_close(decode_boxes(t, proposal), goal)
+print("t =", [round(value, 4) for value in t[0].tolist()], "and back:", [round(value, 3) for value in decode_boxes(t, proposal)[0].tolist()])
+
+# %% [markdown]
+# The correction is *linear* in the pool5 features, one ridge regression per class (λ = 1000), solved in closed form:
+# $\mathbf{w} = (X^\top X + \lambda I)^{-1} X^\top T$. By hand on 30 pairs with 5 features, against the library:
+
+# %%
+from lessons.detectors.rcnn import fit_box_regression
+
+generator = torch.Generator().manual_seed(0)
+features = torch.randn(30, 5, generator=generator, dtype=torch.float64)
+pairs = proposal.double() + torch.rand(30, 4, generator=generator, dtype=torch.float64)
+goals = goal.double() + torch.rand(30, 4, generator=generator, dtype=torch.float64)
+X = features - features.mean(0)
+T = encode_boxes(goals, pairs)
+w_by_hand = torch.linalg.inv(X.T @ X + 1000 * torch.eye(5)) @ X.T @ (T - T.mean(0))
+weight, bias = fit_box_regression(features, pairs, goals)
+torch.testing.assert_close(weight, w_by_hand.T)
+torch.testing.assert_close(bias, T.mean(0) - weight @ features.mean(0))
+
+# %% [markdown]
+# ### 3.7 The detector, whole
+#
+# Everything is there. Read the two methods that detect; they are the figure of section 2 in code.
+
+# %% tags=["nbval-ignore-output"]
+from lessons.detectors.rcnn import RCNN, suppress
+
+show_source(RCNN.regions, suppress)
+
+# %%
+boxes, scores, regressed = detector.regions(scene)  # the steps by hand ...
+row, column = (scores > -1).nonzero(as_tuple=True)
+from lessons.nms import batched_nms
+
+kept = batched_nms(boxes[row], scores[row, column], column, 0.3)
+whole = detector([scene])[0]  # ... and the model
+torch.testing.assert_close(whole["scores"], scores[row, column][kept])
+assert whole["labels"].tolist() == (column[kept] + 1).tolist()
+
+# %% [markdown]
+# ### 3.8 The price
+#
+# Every proposal goes through the whole network on its own. Count multiply-adds, exactly:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+from lessons.costs import count_multiply_adds
+
+one_crop = count_multiply_adds(backbone, torch.zeros(1, 3, 64, 64))
+for n in (1, 200, 2000):
+    print(f"{n:5d} proposals: {n * one_crop / 1e9:8.2f} billion multiply-adds")
+print(f"pixels looked at by 200 crops: {200 * 64 * 64 / (160 * 160):.0f} times the image")
+
+# %% [markdown]
+# The same pixels are convolved dozens of times, once for each proposal that covers them. The paper's figures for this price: 13 s per image on a GPU, 53 s on a CPU. Sharing the
+# convolutions among all proposals is the idea of the next lesson, SPPnet.
