@@ -1,0 +1,29 @@
+"""`python -m experiments NAME ...` runs experiments over their seeds and writes data/results/NAME.json.
+
+Results of seeds that are done are kept, so an interrupted run continues where it stopped; --fresh begins anew.
+"""
+
+import argparse
+
+from experiments.record import SEEDS, conduct, known_experiments
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the experiments named on the command line, or all."""
+    parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
+    parser.add_argument("name", nargs="+", choices=["all", *known_experiments()])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--fresh", action="store_true", help="forget results that are there")
+    given = parser.parse_args(argv)
+    for name in known_experiments() if "all" in given.name else given.name:
+        result = conduct(name, given.seeds, given.fresh)
+        print(f"\n{name}: {result['claim']}")
+        for condition, row in result["mean"].items():
+            shown = [f"{key} {value:.3f} ± {result['sd'][condition][key]:.3f}" for key, value in row.items()]
+            print(f"  {condition:28}", "  ".join(shown[:3]))
+        for statement, holds in result["verdict"].items():
+            print(f"  {'yes' if holds else 'NO '}  {statement}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Running an experiment over its seeds and keeping what came out, with a card that says how.
+
+An experiment is a module of this package with
+    CLAIM                        one sentence, what the paper says
+    run(seed, short=False)       {condition: {number: value}} of one seed; short: seconds instead of minutes
+    verdict(per_seed)            {statement: whether it holds} from the results of all seeds
+"""
+
+import importlib
+import json
+import pkgutil
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lessons.checkpoints import command_line, write_atomically
+from lessons.data.scenes import Scenes
+from lessons.recipes.rcnn import PRE_TRAINED, data_hash
+
+RESULTS = Path(__file__).resolve().parents[1] / "data" / "results"
+SEEDS = (0, 1, 2)
+
+Numbers = dict[str, dict[str, float]]
+
+
+def known_experiments() -> list[str]:
+    """The names of all experiments."""
+    folder = Path(__file__).parent
+    return sorted(m.name for m in pkgutil.iter_modules([str(folder)])
+                  if "\nCLAIM = " in (folder / f"{m.name}.py").read_text(encoding="utf-8"))
+
+
+def load_result(name: str, folder: Path = RESULTS) -> dict[str, Any]:
+    """The stored result of an experiment. Raises ValueError where there is none."""
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        raise ValueError(f"There is no result {name}; `python -m experiments {name}` makes it.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def conduct(name: str, seeds: Sequence[int] = SEEDS, fresh: bool = False, folder: Path = RESULTS) -> dict[str, Any]:
+    """Runs an experiment for every seed that has no result yet and writes data/results/NAME.json after each.
+
+    fresh: forget earlier results; those from other data or another pre-trained CNN are forgotten in any case. Returns
+    the result.
+    Raises ValueError for an unknown name.
+    """
+    if name not in known_experiments():
+        raise ValueError(f"There is no experiment {name!r}; there are {', '.join(known_experiments())}.")
+    experiment = importlib.import_module(f"experiments.{name}")
+    result = _begin(name, experiment.CLAIM, fresh, folder)
+    for seed in seeds:
+        if str(seed) not in result["per_seed"]:
+            began = time.perf_counter()
+            result["per_seed"][str(seed)] = experiment.run(seed)
+            result["seconds"] = round(result["seconds"] + time.perf_counter() - began)
+            print(f"{name}, seed {seed}: {json.dumps(result['per_seed'][str(seed)])}", flush=True)
+        summarise(result, experiment.verdict)
+        write_atomically(folder / f"{name}.json", (json.dumps(result, indent=1) + "\n").encode())
+    return result
+
+
+def summarise(result: dict[str, Any], verdict: Any) -> None:
+    """Adds mean, standard deviation (of the sample) and verdict of all seeds done so far to a result."""
+    done = [result["per_seed"][seed] for seed in sorted(result["per_seed"], key=int)]
+    result["seeds"] = sorted(map(int, result["per_seed"]))
+    result["mean"] = across(done, statistics.fmean)
+    result["sd"] = across(done, lambda values: statistics.stdev(values) if len(values) > 1 else 0.0)
+    result["verdict"] = verdict(done)
+
+
+def across(per_seed: Sequence[Numbers], statistic: Any) -> Numbers:
+    """A statistic over the seeds of every number of every condition."""
+    return {condition: {key: round(statistic([numbers[condition][key] for numbers in per_seed]), 4) for key in row}
+            for condition, row in per_seed[0].items()}
+
+
+def wins(per_seed: Sequence[Numbers], better: str, worse: str, key: str = "AP") -> bool:
+    """Whether one condition beats another on the mean over the seeds and in most of them."""
+    differences = [numbers[better][key] - numbers[worse][key] for numbers in per_seed]
+    return statistics.fmean(differences) > 0 and sum(d > 0 for d in differences) > len(differences) / 2
+
+
+def _begin(name: str, claim: str, fresh: bool, folder: Path) -> dict[str, Any]:
+    new = {"name": name, "claim": claim, "command": command_line(), "torch": torch.__version__, "device": "cpu",
+           "data": data_hash(Scenes("train", 20)), "pre_trained": _pre_trained(), "seconds": 0, "seeds": [],
+           "per_seed": {}}
+    try:
+        old = load_result(name, folder)
+    except ValueError:
+        return new
+    same = all(old.get(key) == new[key] for key in ("data", "pre_trained"))
+    return {**new, **old} if same and not fresh else new
+
+
+def _pre_trained() -> str:
+    """The checksum of the CNN that the R-CNN experiments begin with."""
+    return json.loads(PRE_TRAINED.with_suffix(".json").read_text())["sha256"][:16]

@@ -1,0 +1,138 @@
+"""Experiments: what is stored, how runs over seeds are kept and continued, and that each is true to its form."""
+
+import importlib
+import json
+import sys
+import types
+
+import pytest
+
+from experiments import record
+from experiments.__main__ import main
+from experiments.record import across, conduct, known_experiments, load_result, wins
+
+STORED = sorted(path.stem for path in record.RESULTS.glob("*.json"))
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """An experiment called rcnn_made_up, which counts its runs and can be told to fail."""
+    module = types.ModuleType("experiments.rcnn_made_up")
+    module.CLAIM = "Larger seeds give larger numbers."
+    module.runs, module.fail_at = [], None
+
+    def run(seed, short=False):
+        if seed == module.fail_at:
+            raise KeyboardInterrupt
+        module.runs.append(seed)
+        return {"low": {"AP": 0.1 * seed}, "high": {"AP": 0.1 * seed + 0.2}}
+
+    module.run = run
+    module.verdict = lambda done: {"high beats low": wins(done, "high", "low")}
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(record, "known_experiments", lambda: ["rcnn_made_up"])
+    return module
+
+
+def test_a_result_says_how_it_was_made(made_up, tmp_path):
+    result = conduct("rcnn_made_up", [0, 1, 2], folder=tmp_path)
+    assert made_up.runs == [0, 1, 2]
+    assert result["seeds"] == [0, 1, 2]
+    assert result["mean"]["high"]["AP"] == pytest.approx(0.3)
+    assert result["sd"]["low"]["AP"] == pytest.approx(0.1)
+    assert result["verdict"] == {"high beats low": True}
+    assert result == load_result("rcnn_made_up", tmp_path)
+    assert {"command", "torch", "data", "device", "seconds", "claim"} <= result.keys()
+
+
+def test_an_interrupted_experiment_continues(made_up, tmp_path):
+    made_up.fail_at = 1
+    with pytest.raises(KeyboardInterrupt):
+        conduct("rcnn_made_up", [0, 1, 2], folder=tmp_path)
+    assert load_result("rcnn_made_up", tmp_path)["seeds"] == [0]
+    made_up.fail_at = None
+    result = conduct("rcnn_made_up", [0, 1, 2], folder=tmp_path)
+    assert made_up.runs == [0, 1, 2], "seed 0 was not run again"
+    assert result["seeds"] == [0, 1, 2]
+
+
+def test_fresh_and_other_data_begin_anew(made_up, tmp_path):
+    conduct("rcnn_made_up", [0, 1], folder=tmp_path)
+    assert conduct("rcnn_made_up", [5], fresh=True, folder=tmp_path)["seeds"] == [5]
+    path = tmp_path / "rcnn_made_up.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data": "of old"}))
+    assert conduct("rcnn_made_up", [7], folder=tmp_path)["seeds"] == [7]
+    assert made_up.runs == [0, 1, 5, 7]
+
+
+def test_unknown_names(tmp_path):
+    with pytest.raises(ValueError, match="no experiment 'nothing'; there are .*rcnn_context"):
+        conduct("nothing", folder=tmp_path)
+    with pytest.raises(ValueError, match="no result nothing"):
+        load_result("nothing", tmp_path)
+
+
+def test_the_command(made_up, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("experiments.__main__.known_experiments", lambda: ["rcnn_made_up"])
+    monkeypatch.setattr("experiments.__main__.conduct",
+                        lambda name, seeds, fresh: conduct(name, seeds, fresh, folder=tmp_path))
+    main(["all", "--seeds", "3", "4"])
+    printed = capsys.readouterr().out
+    assert "Larger seeds give larger numbers." in printed
+    assert "AP 0.550 ± 0.071" in printed
+    assert "yes  high beats low" in printed
+    with pytest.raises(SystemExit):
+        main(["nothing"])
+
+
+def test_statistics_by_hand():
+    done = [{"a": {"AP": 0.1}, "b": {"AP": 0.3}}, {"a": {"AP": 0.4}, "b": {"AP": 0.35}},
+            {"a": {"AP": 0.1}, "b": {"AP": 0.2}}]
+    assert across(done, max) == {"a": {"AP": 0.4}, "b": {"AP": 0.35}}
+    assert wins(done, "b", "a"), "better on the mean and in two of three"
+    assert not wins(done, "a", "b")
+    assert not wins([{"a": {"AP": 1.0}, "b": {"AP": 0}}, {"a": {"AP": 0}, "b": {"AP": 0.1}},
+                     {"a": {"AP": 0}, "b": {"AP": 0.1}}], "a", "b"), "better on the mean, but in one of three only"
+
+
+def test_every_experiment_has_its_form():
+    names = known_experiments()
+    assert set(names) >= {"rcnn_box_regression", "rcnn_context", "rcnn_features", "rcnn_proposals",
+                          "rcnn_svm_threshold"}
+    for name in names:
+        module = importlib.import_module(f"experiments.{name}")
+        assert module.__doc__
+        assert module.CLAIM.endswith(".")
+        assert callable(module.run)
+        assert callable(module.verdict)
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_stored_results_agree_with_their_own_seeds(name):
+    """Mean, deviation and verdict are what the stored numbers of the seeds give; three seeds or more."""
+    result = load_result(name)
+    module = importlib.import_module(f"experiments.{name}")
+    assert len(result["seeds"]) >= 3
+    again = json.loads(json.dumps(result))
+    record.summarise(again, module.verdict)
+    assert again == result
+    assert result["claim"] == module.CLAIM
+    assert result["command"].startswith("python -m experiments")
+
+
+def test_stored_results_belong_to_the_shipped_cnn_and_data():
+    current = record._begin("rcnn_context", "", True, record.RESULTS)
+    for name in STORED:
+        result = load_result(name)
+        assert (result["data"], result["pre_trained"]) == (current["data"], current["pre_trained"]), name
+
+
+@pytest.mark.slow
+def test_box_regression_runs_short(monkeypatch, tmp_path):
+    monkeypatch.setattr("experiments.rcnn_training.KEPT", tmp_path)
+    module = importlib.import_module("experiments.rcnn_box_regression")
+    numbers = module.run(0, short=True)
+    assert set(numbers) == {"without", "with"}
+    assert all(0 <= value <= 1 for row in numbers.values() for value in row.values())
+    assert numbers["with"]["AP@0.50"] == pytest.approx(numbers["with"]["AP50"], abs=1e-4)
+    assert numbers["with"]["AP"] > 0.2
