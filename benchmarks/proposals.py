@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lessons.data.catalogue import open_dataset
-from lessons.data.sample import Sample
+from lessons.data.sample import DetectionDataset, Sample
 from lessons.data.scenes import Scenes
 from lessons.proposals import proposal_recall, selective_search
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         report(str(given.coco.name), list(first(open_dataset("coco2017", split, given.coco), given.images)))
 
 
-def first(data: Sequence[Sample], count: int) -> Iterator[Sample]:
+def first(data: DetectionDataset, count: int) -> Iterator[Sample]:
     """The first samples of a data set."""
     return (data[index] for index in range(min(count, len(data))))
 
