@@ -82,9 +82,9 @@ def coco_annotations(target: Target, first_id: int) -> list[dict]:
 
     rows: list[dict] = []
     for i, (x1, y1, x2, y2) in enumerate(target["boxes"].tolist()):
-        row: dict[str, Any] = {"id": first_id + i, "image_id": target["image_id"], "category_id": int(target["labels"][i]),
-               "bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(target["area"][i]),
-               "iscrowd": int(target["iscrowd"][i])}
+        row: dict[str, Any] = {
+            "id": first_id + i, "image_id": target["image_id"], "category_id": int(target["labels"][i]),
+            "bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(target["area"][i]), "iscrowd": int(target["iscrowd"][i])}
         if "masks" in target:
             code = rle.encode(np.asfortranarray(target["masks"][i].numpy().astype(np.uint8)))
             row["segmentation"] = {"size": code["size"], "counts": code["counts"].decode("ascii")}

@@ -133,7 +133,7 @@ print(f"blue + red {colour_blue_red + size_blue_red + fill_blue_red:.3f}, red + 
 # (their sizes weigh them), which makes the search fast.
 
 # %% tags=["nbval-ignore-output"]
-from lessons.proposals import merge_regions, similarity
+from lessons.proposals import similarity
 from utils.source import show_source
 
 show_source(similarity)
@@ -296,7 +296,7 @@ from utils.figures import draw_boxes
 best = overlaps.max(1).values
 groups = {"IoU ≥ 0.5: an object": best >= 0.5, "0.3 ≤ IoU < 0.5: background for the CNN,\nignored by the SVM": (best >= 0.3) & (best < 0.5), "IoU < 0.3: background": best < 0.3}
 figure, axes = images_figure([scene] * 3, list(groups), columns=3, width=3.8)
-for ax, (name, chosen), color in zip(axes, groups.items(), ("#009E73", "#E69F00", "#D55E00")):
+for ax, chosen, color in zip(axes, groups.values(), ("#009E73", "#E69F00", "#D55E00")):
     draw_boxes(ax, found[chosen][:25], colors=[color], linewidth=1)
     draw_boxes(ax, truth, colors=["#FFFFFF"], linestyle="--", linewidth=1.5)
 show(figure, alt="The proposals of one scene in three groups by their overlap with the true boxes, which are dashed white.")

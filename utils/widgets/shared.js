@@ -19,7 +19,8 @@ function html(tag, attributes, parent, text) {
 
 /** The root element, with a picture on the left, a panel on the right and a line for errors. */
 function frame(el, name, label) {
-  const root = html("div", { class: "dl-widget", "data-widget": name, role: "group", "aria-label": label }, el);
+  // JupyterLab would take arrow keys for itself
+  const root = html("div", { class: "dl-widget", "data-widget": name, role: "group", "aria-label": label, "data-lm-suppress-shortcuts": "true" }, el);
   const picture = html("div", { class: "dl-picture" }, root);
   const panel = html("div", { class: "dl-panel" }, root);
   return { root, picture, panel };
@@ -42,7 +43,19 @@ function slider(parent, model, trait, label, options) {
   const readout = html("output", { for: id, "data-value": trait }, row);
   const digits = Number(options.step) < 1 ? 2 : 0;
   const show = () => { input.value = model.get(trait); readout.textContent = Number(model.get(trait)).toFixed(digits); };
-  input.addEventListener("input", () => { model.set(trait, Number(input.value)); model.save_changes(); show(); });
+  const take = () => { model.set(trait, Number(input.value)); model.save_changes(); show(); };
+  input.addEventListener("input", take);
+  // JupyterLab keeps arrow keys from doing what they do on a slider, so it is done here
+  input.addEventListener("keydown", (event) => {
+    const step = Number(input.step) * (event.shiftKey ? 10 : 1), now = Number(input.value);
+    const next = { ArrowRight: now + step, ArrowUp: now + step, ArrowLeft: now - step, ArrowDown: now - step,
+      PageUp: now + 10 * step, PageDown: now - 10 * step, Home: Number(input.min), End: Number(input.max) }[event.key];
+    if (next === undefined) return;
+    event.preventDefault();
+    event.stopPropagation();
+    input.value = next; // the browser keeps it within its ends
+    take();
+  });
   model.on(`change:${trait}`, show);
   show();
   return input;

@@ -1,0 +1,329 @@
+"""Real data: official layouts written in small, everything that can be wrong with them, and real samples where present."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from torch.utils.data import DataLoader
+
+from lessons.data import open_dataset
+from lessons.data.coco import CocoDetection, CocoPanoptic
+from lessons.data.files import read_image
+from lessons.data.sample import collate
+from lessons.data.voc import VocDevkit
+from lessons.metrics import CocoMetrics
+
+SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "datasets"
+real = pytest.mark.skipif(not SHARED.exists(), reason="no real samples at ../shared/datasets")
+
+
+def picture(path, width=40, height=30, mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)).convert(mode).save(path)
+
+
+def voc_object(name, box, difficult=0):
+    sides = "".join(f"<{side}>{value}</{side}>" for side, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+    return f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>{sides}</bndbox></object>"
+
+
+def voc_set(root, objects, names=("a", "b")):
+    for folder in ("Annotations", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    (root / "ImageSets/Main/train.txt").write_text("\n".join(names) + "\n")
+    for name in names:
+        picture(root / "JPEGImages" / f"{name}.jpg")
+        (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{''.join(objects.get(name, []))}</annotation>")
+    return root
+
+
+def test_voc_counts_pixels_from_one_and_includes_the_last(tmp_path):
+    folder = voc_set(tmp_path, {"a": [voc_object("dog", (1, 1, 40, 30)), voc_object("cat", (5, 6, 14, 9), difficult=1)]})
+    dataset = VocDevkit(folder, "train")
+    image, target = dataset[0]
+    assert image.shape == (3, 30, 40)
+    assert 0 <= image.min() <= image.max() <= 1
+    assert target["boxes"].tolist() == [[0, 0, 40, 30], [4, 5, 14, 9]]
+    assert [dataset.classes[label] for label in target["labels"]] == ["dog", "cat"]
+    assert target["iscrowd"].tolist() == [0, 1]
+    assert target["area"].tolist() == [1200, 40]
+
+
+def test_voc_image_without_objects_and_boxes_outside(tmp_path):
+    dataset = VocDevkit(voc_set(tmp_path, {"b": [voc_object("dog", (-3, 20, 90, 99))]}), "train")
+    assert dataset[0][1]["boxes"].shape == (0, 4)
+    assert dataset[1][1]["boxes"].tolist() == [[0, 19, 40, 30]]
+
+
+def test_voc_box_without_area_is_dropped_with_a_warning_that_names_the_image(tmp_path):
+    rows = [voc_object("dog", (7, 7, 7, 7)), voc_object("cat", (2, 2, 9, 9)), voc_object("dog", (9, 2, 4, 8))]
+    dataset = VocDevkit(voc_set(tmp_path, {"b": rows}), "train")
+    with pytest.warns(UserWarning, match="b: dropped 2 box"):
+        target = dataset[1][1]
+    assert [dataset.classes[label] for label in target["labels"]] == ["cat"]
+
+
+def test_what_can_be_wrong_with_voc(tmp_path):
+    folder = voc_set(tmp_path, {"a": [voc_object("unicorn", (1, 1, 5, 5))]})
+    dataset = VocDevkit(folder, "train")
+    with pytest.raises(ValueError, match=r"a\.xml: class 'unicorn' is none of aeroplane"):
+        dataset[0]
+    (folder / "Annotations/a.xml").write_text("<annotation><object>")
+    with pytest.raises(ValueError, match=r"a\.xml is not valid XML"):
+        dataset[0]
+    (folder / "Annotations/a.xml").write_text("<annotation><object><name>dog</name></object></annotation>")
+    with pytest.raises(ValueError, match="no complete bndbox"):
+        dataset[0]
+    (folder / "Annotations/a.xml").unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.xml is missing"):
+        dataset[0]
+    (folder / "JPEGImages/b.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"b\.jpg is missing"):
+        dataset[1]
+    with pytest.raises(ValueError, match="no split 'test'; .* lists train"):
+        VocDevkit(folder, "test")
+    with pytest.raises(IndexError, match="sample 2"):
+        dataset[2]
+
+
+@pytest.mark.parametrize(("mode", "name"), [("L", "a.png"), ("RGBA", "a.png"), ("P", "a.png"), ("CMYK", "a.jpg"), ("1", "a.png")])
+def test_every_kind_of_picture_becomes_rgb(tmp_path, mode, name):
+    picture(tmp_path / name, mode=mode)
+    assert read_image(tmp_path / name).shape == (3, 30, 40)
+
+
+def test_a_broken_picture_is_named(tmp_path):
+    picture(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"a\.jpg cannot be read"):
+        read_image(tmp_path / "a.jpg")
+
+
+SQUARE = [[2, 3, 12, 3, 12, 13, 2, 13]]
+
+
+def coco_set(root, annotations, images=2):
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    rows = [{"id": 10 + i, "file_name": f"{i}.jpg", "width": 40, "height": 30} for i in range(images)]
+    for row in rows:
+        picture(root / "train2017" / row["file_name"])
+    content = {"images": rows, "annotations": annotations,
+               "categories": [{"id": 18, "name": "dog"}, {"id": 3, "name": "car"}]}
+    for task in ("instances", "person_keypoints"):
+        (root / "annotations" / f"{task}_train2017.json").write_text(json.dumps(content))
+    return root
+
+
+def row(number, **changes):
+    return {"id": number, "image_id": 10, "category_id": 18, "bbox": [2, 3, 10, 10], "area": 100, "iscrowd": 0,
+            "segmentation": SQUARE, **changes}
+
+
+def test_coco_polygons_crowds_and_gaps_in_the_numbers(tmp_path):
+    crowd = np.zeros((30, 40), dtype=np.uint8, order="F")
+    crowd[5:10, 20:30] = 1
+    compressed = rle.encode(crowd)
+    compressed["counts"] = compressed["counts"].decode()
+    counts, value = [], 0
+    flat = crowd.flatten(order="F")
+    while len(flat):
+        run = int((flat != value).argmax()) if (flat != value).any() else len(flat)
+        counts.append(run)
+        flat, value = flat[run:], 1 - value
+    rows = [row(1), row(2, category_id=3, iscrowd=1, bbox=[20, 5, 10, 5], area=50, segmentation=compressed),
+            row(3, category_id=3, iscrowd=1, bbox=[20, 5, 10, 5], area=50,
+                segmentation={"size": [30, 40], "counts": counts})]
+    dataset = open_dataset("coco2017", "train", coco_set(tmp_path, rows))
+    image, target = dataset[0]
+    assert image.shape == (3, 30, 40)
+    assert dataset.classes == ("background", "car", "dog")
+    assert dataset.category_ids == [0, 3, 18]
+    assert target["labels"].tolist() == [2, 1, 1]
+    assert target["iscrowd"].tolist() == [0, 1, 1]
+    assert target["boxes"][0].tolist() == [2, 3, 12, 13]
+    assert target["masks"][0, 3:13, 2:12].all()
+    assert target["masks"][0].sum() == 100
+    for mask in target["masks"][1:]:
+        assert torch.equal(mask, torch.from_numpy(crowd.astype(bool)))
+    assert dataset[1][1]["boxes"].shape == (0, 4)
+    assert dataset[1][1]["masks"].shape == (0, 30, 40)
+
+
+def test_coco_keypoints_keep_only_people_with_points(tmp_path):
+    points = [5, 6, 2, 0, 0, 0, 7, 8, 1]
+    rows = [row(1, keypoints=points, num_keypoints=2), row(2, keypoints=[0] * 9, num_keypoints=0)]
+    target = open_dataset("coco2017", "train", coco_set(tmp_path, rows), task="keypoints")[0][1]
+    assert target["keypoints"].shape == (1, 3, 3)
+    assert target["keypoints"].flatten().tolist() == points
+
+
+def test_what_can_be_wrong_with_coco(tmp_path):
+    file = coco_set(tmp_path, [row(1, category_id=99)]) / "annotations/instances_train2017.json"
+    images = tmp_path / "train2017"
+    with pytest.raises(ValueError, match="annotation 1 has the unknown category 99"):
+        CocoDetection(images, file)
+    coco_set(tmp_path, [row(1, image_id=77)])
+    with pytest.raises(ValueError, match="names the image 77"):
+        CocoDetection(images, file)
+    coco_set(tmp_path, [row(1, bbox=[4, 4, 0, 7])])
+    with pytest.warns(UserWarning, match=r"0\.jpg: dropped 1 box"):
+        assert len(CocoDetection(images, file)[0][1]["masks"]) == 0
+    file.write_text(file.read_text()[:50])
+    with pytest.raises(ValueError, match="not valid JSON"):
+        CocoDetection(images, file)
+    file.write_text("{}")
+    with pytest.raises(ValueError, match="has no images, annotations, categories"):
+        CocoDetection(images, file)
+    with pytest.raises(FileNotFoundError, match="missing"):
+        CocoDetection(images, tmp_path / "none.json")
+    with pytest.raises(ValueError, match="task 'captions'"):
+        open_dataset("coco2017", "train", tmp_path, task="captions")
+
+
+def test_panoptic(tmp_path):
+    ids = np.zeros((30, 40), dtype=np.int64)
+    ids[:10], ids[10:20, :20], ids[20:] = 7, 70000, 300
+    pixels = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=2).astype(np.uint8)
+    (tmp_path / "png").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "png/0.png")
+    picture(tmp_path / "0.jpg")
+    segments = [{"id": 7, "category_id": 1, "bbox": [0, 0, 40, 10], "area": 400, "iscrowd": 0},
+                {"id": 70000, "category_id": 5, "bbox": [0, 10, 20, 10], "area": 200, "iscrowd": 0},
+                {"id": 300, "category_id": 9, "bbox": [0, 20, 40, 10], "area": 400, "iscrowd": 0}]
+    content = {"images": [{"id": 1, "file_name": "0.jpg", "width": 40, "height": 30}],
+               "annotations": [{"image_id": 1, "file_name": "0.png", "segments_info": segments}],
+               "categories": [{"id": 1, "name": "sky", "isthing": 0}, {"id": 5, "name": "dog", "isthing": 1},
+                              {"id": 9, "name": "grass", "isthing": 0}]}
+    (tmp_path / "p.json").write_text(json.dumps(content))
+    dataset = CocoPanoptic(tmp_path, tmp_path / "png", tmp_path / "p.json")
+    target = dataset[0][1]
+    assert torch.equal(target["panoptic"], torch.from_numpy(ids))
+    assert target["semantic"].unique().tolist() == [0, 1, 2, 3]
+    assert target["labels"].tolist() == [2]
+    assert target["boxes"].tolist() == [[0, 10, 20, 20]]
+    assert torch.equal(target["masks"][0], target["panoptic"] == 70000)
+    assert dataset.is_thing == (False, False, True, False)
+
+
+def test_nuclei_and_pedestrians(tmp_path):
+    for i in range(12):
+        folder = tmp_path / "nuclei/stage1_train" / f"cell{i}"
+        picture(folder / "images" / f"cell{i}.png", mode="RGBA")
+        for j in range(2):
+            mask = np.zeros((30, 40), dtype=np.uint8)
+            mask[3 + j * 10 : 8 + j * 10, 5:15] = 255
+            (folder / "masks").mkdir(exist_ok=True)
+            Image.fromarray(mask).save(folder / "masks" / f"{j}.png")
+        picture(tmp_path / "PennFudanPed/PNGImages" / f"p{i}.png")
+        (tmp_path / "PennFudanPed/PedMasks").mkdir(exist_ok=True)
+        Image.fromarray((mask // 255) * 2).save(tmp_path / "PennFudanPed/PedMasks" / f"p{i}_mask.png")
+    for name, boxes in (("nuclei", [[5, 3, 15, 8], [5, 13, 15, 18]]), ("penn_fudan", [[5, 13, 15, 18]])):
+        train, val = (open_dataset(name, split, tmp_path) for split in ("train", "val"))
+        assert len(train) + len(val) == 12
+        assert not set(train.names) & set(val.names)
+        target = train[0][1]
+        assert target["boxes"].tolist() == boxes
+        assert target["area"].tolist() == [50] * len(boxes)
+        with pytest.raises(ValueError, match="splits are train and val"):
+            open_dataset(name, "test", tmp_path)
+
+
+def test_nothing_there_says_what_to_put_where(tmp_path, monkeypatch):
+    monkeypatch.delenv("LESSONS_DATA", raising=False)
+    for name in ("bccd", "nuclei", "penn_fudan", "voc2007", "voc2012", "coco2017"):
+        with pytest.raises(FileNotFoundError, match=f"set LESSONS_DATA .*python -m lessons.data.download {name}"):
+            open_dataset(name, "train")
+        with pytest.raises(FileNotFoundError, match="none of"):
+            open_dataset(name, "train", tmp_path)
+    with pytest.raises(ValueError, match="'imagenet' is none of scenes"):
+        open_dataset("imagenet", "train")
+    with pytest.raises(ValueError, match="takes no option masks"):
+        open_dataset("bccd", "train", tmp_path, masks=True)
+
+
+def test_the_environment_names_the_folder_and_the_layout_of_voc_is_found(tmp_path, monkeypatch):
+    voc_set(tmp_path / "VOCdevkit/VOC2007", {})
+    monkeypatch.setenv("LESSONS_DATA", str(tmp_path))
+    assert len(open_dataset("voc2007", "train")) == 2
+    assert len(open_dataset("voc2007", "train", tmp_path / "VOCdevkit")) == 2
+
+
+def truth_scores_one(dataset, count=20):
+    """pycocotools reads the set, and its own boxes as detections are a perfect detector."""
+    indices = range(min(count, len(dataset)))
+    coco = COCO()
+    coco.dataset = dataset.coco(indices)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    targets = [dataset.annotation(i)[0] for i in indices]
+    assert len(coco.getAnnIds()) == sum(len(target["boxes"]) for target in targets)
+    metrics = CocoMetrics()
+    metrics.update([{"boxes": t["boxes"], "labels": t["labels"], "scores": torch.ones(len(t["boxes"]))} for t in targets],
+                   targets)
+    assert metrics.compute()["AP"] == pytest.approx(1)
+
+
+def test_round_trip_of_the_embedded_set():
+    truth_scores_one(open_dataset("scenes", "val"))
+
+
+def test_worker_processes_read_the_same(tmp_path):
+    dataset = VocDevkit(voc_set(tmp_path, {"a": [voc_object("dog", (1, 1, 5, 5))]}), "train")
+    images, targets = next(iter(DataLoader(dataset, batch_size=2, num_workers=1, collate_fn=collate)))
+    assert torch.equal(images[1], dataset[1][0])
+    assert torch.equal(targets[0]["boxes"], dataset[0][1]["boxes"])
+
+
+@real
+def test_real_bccd():
+    dataset = open_dataset("bccd", "trainval", SHARED)
+    assert len(dataset) == 292
+    with pytest.warns(UserWarning, match="BloodImage_00338: dropped 1") as caught:
+        labels = torch.cat([dataset.annotation(i)[0]["labels"] for i in range(292)])
+    assert sum("BloodImage_00343" in str(one.message) for one in caught) == 1
+    assert labels.bincount().sum() == 3350 + 301 + 292 - 2
+    assert dataset[0][0].shape == (3, 480, 640)
+    truth_scores_one(dataset)
+
+
+@real
+def test_real_nuclei():
+    train, val = (open_dataset("nuclei", split, SHARED / "dsb2018_nuclei") for split in ("train", "val"))
+    assert len(train) + len(val) == 90
+    assert sum(len(d.annotation(i)[0]["masks"]) for d in (train, val) for i in range(len(d))) == 977
+    truth_scores_one(val, 5)
+
+
+@real
+def test_real_coco():
+    dataset = open_dataset("coco2017", "train", SHARED / "coco_mini_cc")
+    targets = [dataset.annotation(i)[0] for i in range(len(dataset))]
+    assert (len(targets), sum(len(t["boxes"]) for t in targets), sum(int(t["iscrowd"].sum()) for t in targets)) == (26, 333, 5)
+    for target in targets:  # masks as large as the files say
+        found = target["masks"].flatten(1).sum(1)
+        assert ((found - target["area"]).abs() <= 0.1 * target["area"] + 20).all()
+    people = open_dataset("coco2017", "train", SHARED / "coco_mini_cc", task="keypoints")
+    assert sum(len(people.annotation(i)[0]["keypoints"]) for i in range(len(people))) == 27
+    truth_scores_one(dataset)
+
+
+@real
+def test_real_panoptic():
+    dataset = open_dataset("coco2017", "train", SHARED / "coco_panoptic_cc", task="panoptic")
+    assert len(dataset) == 26
+    count = 0
+    for i in range(26):
+        target, rows = dataset.annotation(i)[0], dataset.rows[i]["segments_info"]
+        count += len(rows)
+        for one in rows:
+            assert int((target["panoptic"] == one["id"]).sum()) == one["area"]
+        boxes = [one["bbox"] for one in rows if dataset.is_thing[dataset.category_ids.index(one["category_id"])]]
+        assert target["boxes"].tolist() == [[x, y, x + w, y + h] for x, y, w, h in boxes]
+    assert count == 285
