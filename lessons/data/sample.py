@@ -12,7 +12,8 @@ A sample is a pair `(image, target)`, torchvision's own convention for detectors
       masks     (N, H, W) bool, only in sets that have masks
       keypoints (N, P, 3) float32: x, y in pixels and visibility 0, 1 or 2; only in sets that have keypoints
 
-Further keys (a set's own) may follow; evaluation ignores them.
+Further keys (a set's own) may follow; evaluation ignores them. Tensors among them have one row per box, except those of
+PER_PICTURE, which describe the picture as a whole.
 """
 
 import warnings
@@ -26,6 +27,7 @@ from torch.utils.data import Dataset
 
 Target = dict[str, Any]  # tensors, except image_id
 Sample = tuple[Tensor, Target]
+PER_PICTURE = ("semantic", "panoptic", "segments")  # entries that do not have one row per box
 
 
 class DetectionDataset(Dataset[Sample]):
@@ -96,6 +98,12 @@ def coco_annotations(target: Target, first_id: int) -> list[dict]:
     return rows
 
 
+def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes (N, 4), xyxy pixels, cut at the borders of a picture of `size` (height, width)."""
+    height, width = size
+    return torch.stack([boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height)], dim=2).reshape(-1, 4)
+
+
 def drop_degenerate(target: Target, where: str) -> Target:
     """The target without boxes of zero or negative width or height; a warning names `where` they were.
 
@@ -107,8 +115,7 @@ def drop_degenerate(target: Target, where: str) -> Target:
         return target
     bad = boxes[~keep].tolist()
     warnings.warn(f"{where}: dropped {len(bad)} box(es) without area, {bad} (xyxy pixels).", stacklevel=2)
-    count = len(boxes)
-    return {key: value[keep] if isinstance(value, Tensor) and value.ndim and len(value) == count else value
+    return {key: value[keep] if isinstance(value, Tensor) and key not in PER_PICTURE else value
             for key, value in target.items()}
 
 
