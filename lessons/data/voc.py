@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from lessons.data.files import image_size, read_image
-from lessons.data.sample import DetectionDataset, Sample, Target, drop_degenerate
+from lessons.data.sample import DetectionDataset, Sample, Target, clip_boxes, drop_degenerate
 
 VOC_CLASSES = ("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
                "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
@@ -23,9 +23,10 @@ BCCD_CLASSES = ("background", "RBC", "WBC", "Platelets")
 class VocDevkit(DetectionDataset):
     """A set in VOC's layout. `folder` holds Annotations, JPEGImages and ImageSets/Main/SPLIT.txt.
 
-    "difficult" objects have iscrowd 1: evaluation ignores them. Boxes reaching beyond the picture are clipped, boxes
-    without area dropped with a warning. image_id is the place in the list, `names` the file names.
-    Raises ValueError for an unknown split, broken XML or a class not in `classes`, FileNotFoundError for missing files.
+    "difficult" objects have iscrowd 1: evaluation ignores them. Boxes reaching beyond the picture are clipped; those
+    whose corners do not differ in both directions are dropped with a warning. `names` lists the file names, image_id is
+    the place in that list. Raises ValueError for an unknown split, broken XML or a class not in `classes`,
+    FileNotFoundError for missing files.
     """
 
     def __init__(self, folder: str | Path, split: str, classes: Sequence[str] = VOC_CLASSES, name: str = "voc") -> None:
@@ -55,9 +56,7 @@ class VocDevkit(DetectionDataset):
     def _target(self, index: int, size: tuple[int, int]) -> Target:
         path = self.folder / "Annotations" / f"{self.names[index]}.xml"
         objects = [self._object(path, node) for node in _root(path).iter("object")]
-        height, width = size
-        boxes = torch.tensor([box for box, _, _ in objects], dtype=torch.float32).reshape(-1, 4)
-        boxes = torch.stack([boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height)], dim=2).reshape(-1, 4)
+        boxes = clip_boxes(torch.tensor([box for box, _, _ in objects], dtype=torch.float32).reshape(-1, 4), size)
         target = {"boxes": boxes, "labels": torch.tensor([label for _, label, _ in objects], dtype=torch.int64),
                   "area": (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), "image_id": index,
                   "iscrowd": torch.tensor([difficult for _, _, difficult in objects], dtype=torch.int64)}
@@ -66,16 +65,19 @@ class VocDevkit(DetectionDataset):
     def _object(self, path: Path, node: ET.Element) -> tuple[list[float], int, int]:
         """Box, label and "difficult" of one <object>."""
         name = (node.findtext("name") or "").strip()
-        if name not in self.classes:
+        if name not in self.classes[1:]:
             raise ValueError(f"{path}: class {name!r} is none of {', '.join(self.classes[1:])}.")
         try:
             x1, y1, x2, y2 = (float(node.findtext(f"bndbox/{side}") or "missing")
                               for side in ("xmin", "ymin", "xmax", "ymax"))
         except ValueError as error:
             raise ValueError(f"{path}: an object {name!r} has no complete bndbox of numbers.") from error
+        difficult = (node.findtext("difficult") or "0").strip()
+        if difficult not in ("0", "1"):
+            raise ValueError(f"{path}: an object {name!r} has difficult {difficult!r}, not 0 or 1.")
         if x2 <= x1 or y2 <= y1:
             x2, y2 = x1 - 1, y1 - 1  # a slip of the mouse, not an object of one pixel: left without area, to be dropped
-        return [x1 - 1, y1 - 1, x2, y2], self.classes.index(name), int(node.findtext("difficult") or 0)
+        return [x1 - 1, y1 - 1, x2, y2], self.classes.index(name), int(difficult)
 
 
 def _root(path: Path) -> ET.Element:

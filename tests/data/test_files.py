@@ -81,6 +81,9 @@ def test_what_can_be_wrong_with_voc(tmp_path):
     (folder / "Annotations/a.xml").write_text("<annotation><object><name>dog</name></object></annotation>")
     with pytest.raises(ValueError, match="no complete bndbox"):
         dataset[0]
+    (folder / "Annotations/a.xml").write_text(f"<annotation>{voc_object('dog', (1, 1, 5, 5), 'perhaps')}</annotation>")
+    with pytest.raises(ValueError, match="difficult 'perhaps'"):
+        dataset[0]
     (folder / "Annotations/a.xml").unlink()
     with pytest.raises(FileNotFoundError, match=r"a\.xml is missing"):
         dataset[0]
@@ -91,6 +94,25 @@ def test_what_can_be_wrong_with_voc(tmp_path):
         VocDevkit(folder, "test")
     with pytest.raises(IndexError, match="sample 2"):
         dataset[2]
+
+
+def test_voc_boxes_that_are_wholly_outside_are_dropped(tmp_path):
+    rows = [voc_object("dog", (50, 5, 60, 9)), voc_object("dog", (1, 1, 9, "nan")), voc_object("cat", (2, 2, 9, "inf"))]
+    dataset = VocDevkit(voc_set(tmp_path, {"a": rows}), "train")
+    with pytest.warns(UserWarning, match="a: dropped 2 box"):
+        target = dataset[0][1]
+    assert target["boxes"].tolist() == [[1, 1, 9, 30]]
+
+
+def test_voc_tells_sizes_and_boxes_without_decoding_the_picture(tmp_path):
+    folder = voc_set(tmp_path, {"a": [voc_object("dog", (1, 1, 5, 5))]})
+    picture = folder / "JPEGImages/a.jpg"
+    picture.write_bytes(picture.read_bytes()[:-200])  # its pixels cannot be decoded, its header can be read
+    dataset = VocDevkit(folder, "train")
+    target, size = dataset.annotation(0)
+    assert (target["boxes"].tolist(), size) == ([[0, 0, 5, 5]], (30, 40))
+    with pytest.raises(ValueError, match=r"a\.jpg cannot be read"):
+        dataset[0]
 
 
 @pytest.mark.parametrize(("mode", "name"), [("L", "a.png"), ("RGBA", "a.png"), ("P", "a.png"), ("CMYK", "a.jpg"), ("1", "a.png")])
