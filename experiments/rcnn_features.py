@@ -10,11 +10,10 @@ import torch
 
 from experiments.rcnn_training import Examined, Size, detector, examine, measure, scenes
 from experiments.record import Numbers, wins
-from lessons.backbones.alexnet import Features, SmallAlexNet
+from lessons.backbones.alexnet import Features
 from lessons.data.proposed import WithProposals
-from lessons.data.scenes import CLASSES
 from lessons.detectors.rcnn import FEATURE_NORM, RCNN, DescribedRegions, fit_svms, suppress
-from lessons.recipes.rcnn import start_from_pre_trained
+from lessons.recipes.rcnn import build, start_from_pre_trained
 
 CLAIM = "SVMs on fine-tuned features beat those on pre-trained features, and these beat random features."
 LAYERS = ("pool5", "fc6", "fc7")
@@ -37,14 +36,12 @@ def run(seed: int, short: bool = False) -> Numbers:
 
 def random_cnn(seed: int) -> RCNN:
     """A CNN that never saw a picture."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return RCNN(SmallAlexNet(len(CLASSES))).eval()
+    return build(seed=seed).eval()
 
 
 def pre_trained_cnn() -> RCNN:
     """The lesson's CNN before fine-tuning."""
-    model = RCNN(SmallAlexNet(len(CLASSES))).eval()
+    model = build().eval()
     start_from_pre_trained(model)
     return model
 

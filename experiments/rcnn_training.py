@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from lessons import zoo
-from lessons.backbones.alexnet import Features, SmallAlexNet
+from lessons.backbones.alexnet import Features
 from lessons.checkpoints import CheckpointError, load_checkpoint, load_strictly, save_checkpoint
 from lessons.coco_metrics import IOU_THRESHOLDS, CocoMetrics
 from lessons.data.proposed import WithProposals
 from lessons.data.sample import Target
-from lessons.data.scenes import CLASSES, Scenes
+from lessons.data.scenes import Scenes
 from lessons.detectors.rcnn import (
     FEATURE_NORM,
     RCNN,
@@ -29,7 +29,7 @@ from lessons.detectors.rcnn import (
     suppress,
     train_box_regressors,
 )
-from lessons.recipes.rcnn import data_hash, fine_tune, start_from_pre_trained
+from lessons.recipes.rcnn import build, data_hash, fine_tune, start_from_pre_trained
 
 KEPT = Path(__file__).resolve().parents[1] / "runs" / "experiments"
 
@@ -73,7 +73,8 @@ def detector(seed: int, size: Size, context_padding: int = 4) -> RCNN:
         assert isinstance(model, RCNN)
         model.context_padding = context_padding
         return model
-    model = RCNN(SmallAlexNet(len(CLASSES)), context_padding)
+    model = build(seed=seed)
+    model.context_padding = context_padding
     start_from_pre_trained(model)
     train = scenes("train", size.images, seed)
     file = KEPT / f"rcnn-{seed}-{size.images}-{size.steps}-{context_padding}-{data_hash(train)}.safetensors"

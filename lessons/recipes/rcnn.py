@@ -27,6 +27,7 @@ from lessons.data.catalogue import open_dataset
 from lessons.data.proposed import WithProposals
 from lessons.data.sample import DetectionDataset
 from lessons.data.scenes import CLASSES, compose_crop
+from lessons.data.transforms import Resize
 from lessons.detectors.rcnn import (
     RCNN,
     describe_regions,
@@ -52,14 +53,17 @@ class Plan:
     measured: int  # images of each validation split
 
 
-PLANS = {"short": Plan(2000, 0, 40, 50, 40, 20), "full": Plan(40000, 1200, 2000, 2400, 1000, 200)}
+PLANS = {"short": Plan(2000, 0, 40, 50, 40, 20), "full": Plan(40000, 1600, 2000, 2800, 1000, 200)}
 PRE_TRAINED, LESSON = CHECKPOINTS / "rcnn_pretrained.safetensors", CHECKPOINTS / "rcnn.safetensors"
 IMAGES_PER_STEP = 8
+PROPOSALS = {"scenes": 200, "photographs": 400}  # that are looked at in each image
 
 
-def build(num_classes: int = len(CLASSES)) -> RCNN:
-    """The lesson's R-CNN, untrained. num_classes counts the background."""
-    return RCNN(SmallAlexNet(num_classes))
+def build(num_classes: int = len(CLASSES), seed: int = 0) -> RCNN:
+    """The lesson's R-CNN, untrained, its first weights drawn from `seed`. num_classes counts the background."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return RCNN(SmallAlexNet(num_classes))
 
 
 class Crops(Dataset):
@@ -98,12 +102,13 @@ def pre_train(model: RCNN, plan: Plan, seed: int = 0, folder: Path | None = None
               device: str | None = None, callbacks: Sequence[Callback] = ()) -> History:
     """Teaches the CNN to classify single objects; also sets the mean colour, which every crop is freed of."""
     crops = Crops(plan.crops, model.backbone.crop_size, seed=seed)
-    model.mean.copy_(torch.stack([crops[i][0].mean((1, 2)) for i in range(200)]).mean(0))
+    model.mean.copy_(torch.stack([crops[i][0].mean((1, 2)) for i in range(min(200, len(crops)))]).mean(0))
     classifier = CropClassifier(model)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=1e-3, weight_decay=0.01)
-    trainer = Trainer(classifier, optimizer, crops, batch_size=64, steps=plan.pre_training_steps, seed=seed,
-                      schedule=cosine(plan.pre_training_steps, warmup=10), collate=stack_crops, device=device,
-                      folder=folder and folder / "pre_training", callbacks=callbacks)
+    steps = plan.pre_training_steps
+    trainer = Trainer(classifier, optimizer, crops, batch_size=64, steps=steps, seed=seed, collate=stack_crops,
+                      schedule=cosine(steps, warmup=min(10, steps // 4)), device=device, callbacks=callbacks,
+                      folder=folder and folder / "pre_training")
     return trainer.run(resume)
 
 
@@ -127,7 +132,7 @@ def fine_tune(model: RCNN, data: WithProposals, steps: int, seed: int = 0, folde
         last.bias.zero_()
     optimizer = torch.optim.AdamW(model.backbone.parameters(), lr=5e-4, weight_decay=0.01)
     trainer = Trainer(model, optimizer, data, batch_size=IMAGES_PER_STEP, steps=steps, seed=seed,
-                      schedule=cosine(steps, warmup=10), device=device, callbacks=callbacks,
+                      schedule=cosine(steps, warmup=min(10, steps // 4)), device=device, callbacks=callbacks,
                       folder=folder and folder / "fine_tuning")
     return trainer.run(resume)
 
@@ -146,20 +151,20 @@ def fit(model: RCNN, data: WithProposals, count: int | None = None, progress: bo
     train_box_regressors(model, regions)
 
 
-def start_from_pre_trained(model: RCNN, path: Path = PRE_TRAINED) -> None:
+def start_from_pre_trained(model: RCNN) -> None:
     """Gives the model the CNN that the full profile pre-trained; its last layer, for other classes, is left out.
 
     Raises CheckpointError where the file is missing or damaged.
     """
-    tensors = load_checkpoint(path)[0]
+    tensors = load_checkpoint(PRE_TRAINED)[0]
     known = {name: tensor for name, tensor in tensors.items() if not name.startswith("backbone.fc8.")}
     model.load_state_dict(model.state_dict() | known)
 
 
-def save_pre_trained(model: RCNN, card: dict[str, Any], path: Path = PRE_TRAINED) -> None:
+def save_pre_trained(model: RCNN, card: dict[str, Any]) -> None:
     """Writes the CNN and the mean colour, without SVMs and box regressors, which are fitted later."""
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(("backbone.", "mean"))}
-    save_checkpoint(path, tensors, card, torch.float16)
+    save_checkpoint(PRE_TRAINED, tensors, card, torch.float16)
 
 
 def train(dataset: str = "scenes", profile: str = "short", resume: bool = False, device: str | None = None,
@@ -172,15 +177,16 @@ def train(dataset: str = "scenes", profile: str = "short", resume: bool = False,
     """
     plan, began = PLANS[profile], time.perf_counter()
     folder = None if folder is None else Path(folder)
-    training = open_dataset(dataset, "train")
+    training = open_small(dataset, "train")
     is_lesson = (dataset, profile, seed) == ("scenes", "full", 0)
-    model = build(len(training.classes))
+    model = build(len(training.classes), seed)
     if dataset == "scenes" and plan.pre_training_steps:
         pre_train(model, plan, seed, folder, resume, device)
         if is_lesson:
             save_pre_trained(model, {"seed": seed, "plan": asdict(plan), "steps": plan.pre_training_steps})
     else:
         start_from_pre_trained(model)
+    model.max_proposals = PROPOSALS.get(dataset, PROPOSALS["photographs"])
     data = WithProposals(training, min(plan.images, len(training)), model.max_proposals)
     data.prepare(folder / "proposals.safetensors" if folder and resume else None)
     fine_tune(model, data, plan.fine_tuning_steps, seed, folder, resume, device)
@@ -199,7 +205,29 @@ def train(dataset: str = "scenes", profile: str = "short", resume: bool = False,
 def measure(model: RCNN, dataset: str, images: int) -> dict[str, dict[str, float]]:
     """COCO's numbers on the first `images` of each validation split that the set has."""
     splits = ("val", "val_unknown") if dataset == "scenes" else ("val",)
-    return {split: evaluate(model, first(open_dataset(dataset, split), images)) for split in splits}
+    return {split: evaluate(model, first(open_small(dataset, split), images)) for split in splits}
+
+
+def open_small(dataset: str, split: str) -> DetectionDataset:
+    """A data set for the lesson's small R-CNN: photographs are shrunk to a short side of 240 pixels."""
+    data = open_dataset(dataset, split)
+    if dataset != "scenes":
+        data.transform = Resize(240)
+    return data
+
+
+def adapt(data: WithProposals, steps: int, seed: int = 0, device: str | None = None,
+          callbacks: Sequence[Callback] = ()) -> RCNN:
+    """A detector for other classes out of the lesson's pre-trained CNN: fine-tuned, fitted, in evaluation mode.
+
+    It looks at as many proposals as `data` holds for each image.
+    """
+    model = build(len(data.classes), seed)
+    model.max_proposals = data.count
+    start_from_pre_trained(model)
+    fine_tune(model, data, steps, seed, device=device, callbacks=callbacks)
+    fit(model, data, progress=False)
+    return model
 
 
 def first(data: DetectionDataset, count: int) -> Subset:
