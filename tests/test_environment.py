@@ -47,7 +47,7 @@ def test_only_the_packages_named_are_installed():
     """A published package called utils would shadow everybody's; data and tests are never installed."""
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     present = {path.parent.relative_to(ROOT).as_posix().replace("/", ".")
-               for top in ("lessons", "utils") for path in (ROOT / top).rglob("__init__.py")}
+               for top in ("lessons", "utils", "experiments") for path in (ROOT / top).rglob("__init__.py")}
     assert set(packages) == present
 
 
