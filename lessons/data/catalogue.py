@@ -3,13 +3,13 @@
     open_dataset("scenes", "val")                       embedded, needs nothing
     open_dataset("bccd", "train", root="~/datasets")    or set LESSONS_DATA=~/datasets
 
-Folders that are looked for, in the root itself or below it:
+What a root holds; the first folder of each line may have another name, or be the root itself:
 
-    bccd         bccd/BCCD/{Annotations,ImageSets,JPEGImages}            Shenggan, github.com/Shenggan/BCCD_Dataset
+    bccd         bccd/BCCD/{Annotations,ImageSets,JPEGImages}            Shenggan, BCCD_Dataset
     nuclei       nuclei/stage1_train/ID/{images,masks}                   Data Science Bowl 2018
-    penn_fudan   PennFudanPed/{PNGImages,PedMasks}
-    voc2007/12   VOCdevkit/VOC2007/{Annotations,ImageSets,JPEGImages}
-    coco2017     coco2017/annotations/*.json, coco2017/{train,val}2017/*.jpg
+    penn_fudan   PennFudanPed/{PNGImages,PedMasks}                       Wang et al., ACCV 2007
+    voc2007/12   VOCdevkit/VOC2007/{Annotations,ImageSets,JPEGImages}    Everingham et al., IJCV 2010
+    coco2017     coco2017/annotations/*.json, {train,val}2017/*.jpg      Lin et al., ECCV 2014
 """
 
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 from lessons.data.files import find_folder
 from lessons.data.sample import DetectionDataset
 
+OPTIONS = {"scenes": ("length", "seed", "size"), "coco2017": ("task", "masks")}
 NAMES = ("scenes", "bccd", "nuclei", "penn_fudan", "voc2007", "voc2012", "coco2017")
 
 
@@ -26,23 +27,22 @@ def open_dataset(name: str, split: str, root: str | Path | None = None, **option
 
     root: the folder that holds the set or the set's own folder; by default the environment variable LESSONS_DATA.
     Splits: scenes train, val, val_unknown, test, test_unknown; nuclei and penn_fudan train, val; VOC and bccd as
-    listed in their ImageSets; coco2017 train, val. Options: scenes length, seed, size; coco2017 masks and task
-    ("instances", "keypoints", "panoptic"). Raises ValueError for an unknown name, split or option, FileNotFoundError
-    that says what to put where when the set is not there.
+    listed in their ImageSets; coco2017 train, val. Options: scenes length, seed, size; coco2017 masks (False leaves
+    them out) and task ("instances", "keypoints", "panoptic"). Raises ValueError for an unknown name, split or option,
+    FileNotFoundError that says what to put where when the set is not there.
     """
     if name not in NAMES:
         raise ValueError(f"data set {name!r} is none of {', '.join(NAMES)}.")
+    unknown = [option for option in options if option not in OPTIONS.get(name, ())]
+    if unknown:
+        raise ValueError(f"{name} takes no option {unknown[0]}; it takes {', '.join(OPTIONS.get(name, ())) or 'none'}.")
     if name == "scenes":
         from lessons.data.scenes import Scenes
 
         return Scenes(split, **options)
     if name == "coco2017":
         return _coco(split, root, **options)
-    if options:
-        raise ValueError(f"{name} takes no option {', '.join(options)}.")
-    if name in ("nuclei", "penn_fudan"):
-        return _masked(name, split, root)
-    return _voc(name, split, root)
+    return _masked(name, split, root) if name in ("nuclei", "penn_fudan") else _voc(name, split, root)
 
 
 def _voc(name: str, split: str, root: str | Path | None) -> DetectionDataset:
@@ -61,8 +61,10 @@ def _masked(name: str, split: str, root: str | Path | None) -> DetectionDataset:
     from lessons.data import instances
 
     if name == "nuclei":
-        return instances.nuclei(find_folder(name, ["nuclei", "dsb2018_nuclei", "dsb2018"], "stage1_train", root), split)
-    return instances.penn_fudan(find_folder(name, ["PennFudanPed", "penn_fudan"], "PNGImages", root), split)
+        folder = find_folder(name, ["nuclei", "dsb2018_nuclei", "dsb2018"], "stage1_train", root)
+        return instances.MaskedImages(name, split, "nucleus", instances.Nuclei(folder / "stage1_train"))
+    folder = find_folder(name, ["PennFudanPed", "penn_fudan"], "PNGImages", root)
+    return instances.MaskedImages(name, split, "pedestrian", instances.PennFudan(folder))
 
 
 def _coco(split: str, root: str | Path | None, task: str = "instances", masks: bool = True) -> DetectionDataset:

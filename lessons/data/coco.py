@@ -2,17 +2,18 @@
 
 Boxes stand as xywh pixels in the file; masks as polygons or run-length codes; `iscrowd` marks a region of many objects
 that evaluation ignores. Category numbers have gaps (COCO has 80 classes numbered up to 90): labels here are 1 .. K in
-the order of the numbers, and `category_ids[label]` is the number in the file.
+the order of the numbers, and `category_ids[label]` is the number in the file, for exporting results.
 """
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lessons.data.files import read_image, read_json
-from lessons.data.sample import DetectionDataset, Sample, Target, drop_degenerate
+from lessons.data.files import check_size, read_colours, read_image, read_json
+from lessons.data.sample import DetectionDataset, Sample, Target, clip_boxes, drop_degenerate
 
 TASKS = ("instances", "keypoints", "panoptic")
 
@@ -20,9 +21,11 @@ TASKS = ("instances", "keypoints", "panoptic")
 class CocoDetection(DetectionDataset):
     """Instances or person keypoints: `images` is the folder of pictures, `annotations` the JSON file.
 
-    masks=False leaves masks out, which is much faster. With task "keypoints" targets hold "keypoints" (N, P, 3) and
-    only annotations that carry some. Boxes without area are dropped with a warning. image_id is the file's.
-    Raises ValueError for another task, broken JSON, missing entries or unknown categories and images.
+    masks=False leaves masks out, which is much faster, and boxes without outlines can be read. With task "keypoints"
+    targets hold "keypoints" (N, P, 3) and only annotations that carry some. Boxes reaching beyond the picture are
+    clipped, those without area dropped with a warning. image_id is the file's.
+    Raises ValueError for another task, broken JSON, missing entries or unknown categories and images; when a sample is
+    read, for an outline that cannot be decoded and for a picture of another size than the file says.
     """
 
     def __init__(self, images: str | Path, annotations: str | Path, task: str = "instances", masks: bool = True
@@ -32,35 +35,46 @@ class CocoDetection(DetectionDataset):
         self.folder, self.task, self.masks = Path(images), task, masks
         self.name, self.split, self.file = f"coco {task}", Path(annotations).stem, Path(annotations)
         content = _content(self.file)
+        needed = ["id", "image_id", "category_id", "bbox", "area"]
+        needed += ["segmentation"] * masks + ["keypoints"] * (task == "keypoints")
+        _check_entries(content["annotations"], needed, self.file)
         self.images: list[dict] = content["images"]
         self.category_ids, self.classes = _categories(content)
-        self._labels = {number: label for label, number in enumerate(self.category_ids)}
+        self._labels = {number: label for label, number in enumerate(self.category_ids) if label}
         self._rows = _group(content["annotations"], {image["id"] for image in self.images}, self._labels, self.file)
-        self.points = max((len(row.get("keypoints", [])) // 3 for row in content["annotations"]), default=0)
+        self.points = max((len(row.get("keypoints", ())) // 3 for row in content["annotations"]), default=0)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def load(self, index: int) -> Sample:
-        return read_image(self.folder / self.images[index]["file_name"]), self.annotation(index)[0]
+        image = read_image(self.folder / self.images[index]["file_name"])
+        target, size = self.annotation(index)
+        check_size(self.folder / self.images[index]["file_name"], image, size)
+        return image, target
 
     def annotation(self, index: int) -> tuple[Target, tuple[int, int]]:
         image = self.images[index]
         size = int(image["height"]), int(image["width"])
         rows = self._rows.get(image["id"], [])
         if self.task == "keypoints":
-            rows = [row for row in rows if row.get("num_keypoints", 0) > 0]
-        boxes = torch.tensor([row["bbox"] for row in rows], dtype=torch.float32).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        target = {"boxes": boxes, "labels": _integers(self._labels[row["category_id"]] for row in rows),
+            rows = [row for row in rows if any(row["keypoints"][2::3])]
+        target = {"boxes": _boxes(rows, size), "labels": _integers(self._labels[row["category_id"]] for row in rows),
                   "area": torch.tensor([float(row["area"]) for row in rows], dtype=torch.float32),
                   "iscrowd": _integers(row.get("iscrowd", 0) for row in rows), "image_id": image["id"]}
         if self.task == "keypoints":
-            points = [row["keypoints"] for row in rows]
-            target["keypoints"] = torch.tensor(points, dtype=torch.float32).reshape(len(rows), self.points, 3)
+            target["keypoints"] = self._keypoints(rows)
         if self.masks:
-            target["masks"] = _masks([row["segmentation"] for row in rows], size)
+            masks = [_mask(row["segmentation"], size, f"{self.file}: annotation {row['id']}") for row in rows]
+            target["masks"] = torch.stack(masks) if masks else torch.zeros((0, *size), dtype=torch.bool)
         return drop_degenerate(target, image["file_name"]), size
+
+    def _keypoints(self, rows: list[dict]) -> Tensor:
+        for row in rows:
+            if len(row["keypoints"]) != 3 * self.points:
+                raise ValueError(f"{self.file}: annotation {row['id']} has {len(row['keypoints'])} numbers for "
+                                 f"keypoints, others have {3 * self.points}.")
+        return torch.tensor([row["keypoints"] for row in rows], dtype=torch.float32).reshape(len(rows), self.points, 3)
 
 
 class CocoPanoptic(DetectionDataset):
@@ -80,13 +94,15 @@ class CocoPanoptic(DetectionDataset):
         content = _content(self.file)
         self.category_ids, self.classes = _categories(content)
         things = {row["id"] for row in content["categories"] if row.get("isthing", 1)}
-        self.is_thing = tuple(number in things for number in self.category_ids)
-        self._labels = {number: label for label, number in enumerate(self.category_ids)}
+        self.is_thing = (False, *(number in things for number in self.category_ids[1:]))
+        self._labels = {number: label for label, number in enumerate(self.category_ids) if label}
         known = {image["id"]: image for image in content["images"]}
         self.rows: list[dict] = content["annotations"]
+        _check_entries(self.rows, ["image_id", "file_name", "segments_info"], self.file)
         for row in self.rows:
             if row["image_id"] not in known:
                 raise ValueError(f"{self.file}: an annotation names the image {row['image_id']}, which is not listed.")
+            _check_entries(row["segments_info"], ["id", "category_id", "bbox", "area"], self.file)
             for segment in row["segments_info"]:
                 _known_category(segment, self._labels, self.file)
         self.images = [known[row["image_id"]] for row in self.rows]
@@ -95,27 +111,39 @@ class CocoPanoptic(DetectionDataset):
         return len(self.rows)
 
     def load(self, index: int) -> Sample:
-        return read_image(self.folder / self.images[index]["file_name"]), self.annotation(index)[0]
+        image = read_image(self.folder / self.images[index]["file_name"])
+        target, size = self.annotation(index)
+        check_size(self.folder / self.images[index]["file_name"], image, size)
+        return image, target
 
     def annotation(self, index: int) -> tuple[Target, tuple[int, int]]:
         row = self.rows[index]
-        red, green, blue = (read_image(self.segments / row["file_name"]) * 255).round().long()
-        ids = red + 256 * green + 65536 * blue
+        ids = self._segment_ids(row)
+        size = ids.shape[0], ids.shape[1]
         labels = {segment["id"]: self._labels[segment["category_id"]] for segment in row["segments_info"]}
         semantic = torch.zeros_like(ids)
         for number, label in labels.items():
             semantic[ids == number] = label
         things = [one for one in row["segments_info"] if self.is_thing[labels[one["id"]]]]
-        boxes = torch.tensor([one["bbox"] for one in things], dtype=torch.float32).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
         masks = [ids == one["id"] for one in things]
         table = [[one["id"], labels[one["id"]], one.get("iscrowd", 0)] for one in row["segments_info"]]
-        target = {"boxes": boxes, "labels": _integers(labels[one["id"]] for one in things),
+        target = {"boxes": _boxes(things, size), "labels": _integers(labels[one["id"]] for one in things),
                   "area": torch.tensor([float(one["area"]) for one in things], dtype=torch.float32),
                   "iscrowd": _integers(one.get("iscrowd", 0) for one in things), "image_id": row["image_id"],
-                  "masks": torch.stack(masks) if masks else torch.zeros((0, *ids.shape), dtype=torch.bool),
-                  "panoptic": ids, "semantic": semantic, "segments": torch.tensor(table).reshape(-1, 3)}
-        return drop_degenerate(target, self.images[index]["file_name"]), (ids.shape[0], ids.shape[1])
+                  "masks": torch.stack(masks) if masks else torch.zeros((0, *size), dtype=torch.bool),
+                  "panoptic": ids, "semantic": semantic,
+                  "segments": torch.tensor(table, dtype=torch.int64).reshape(-1, 3)}
+        return drop_degenerate(target, self.images[index]["file_name"]), size
+
+    def _segment_ids(self, row: dict) -> Tensor:
+        """(H, W) ids of the PNG's colours, the same as those that the JSON lists."""
+        path = self.segments / row["file_name"]
+        red, green, blue = read_colours(path)
+        ids = red + 256 * green + 65536 * blue
+        odd = {segment["id"] for segment in row["segments_info"]} ^ (set(ids.unique().tolist()) - {0})
+        if odd:
+            raise ValueError(f"{path}: segment {min(odd)} is only in one of the picture and {self.file.name}.")
+        return ids
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -123,11 +151,20 @@ def _content(path: Path) -> dict[str, Any]:
     missing = [key for key in ("images", "annotations", "categories") if key not in content]
     if missing:
         raise ValueError(f"{path} has no {', '.join(missing)}: it is no COCO annotation file for detection.")
+    _check_entries(content["images"], ["id", "file_name", "height", "width"], path)
+    _check_entries(content["categories"], ["id", "name"], path)
     return content
 
 
+def _check_entries(rows: list[dict], needed: Sequence[str], path: Path) -> None:
+    for row in rows:
+        missing = [key for key in needed if key not in row]
+        if missing:
+            raise ValueError(f"{path}: the entry {str(row)[:80]} has no {', '.join(missing)}.")
+
+
 def _categories(content: dict[str, Any]) -> tuple[list[int], tuple[str, ...]]:
-    """Numbers and names by label; label 0, the background, has number 0."""
+    """Numbers and names by label; the background, label 0, stands first with the number 0, which nothing uses."""
     rows = sorted(content["categories"], key=lambda row: row["id"])
     return [0, *(row["id"] for row in rows)], ("background", *(row["name"] for row in rows))
 
@@ -144,24 +181,46 @@ def _group(rows: list[dict], images: set[int], labels: dict[int, int], path: Pat
 
 
 def _known_category(row: dict, labels: dict[int, int], path: Path) -> None:
-    if row["category_id"] not in labels or row["category_id"] == 0:
+    if row["category_id"] not in labels:
         raise ValueError(f"{path}: annotation {row['id']} has the unknown category {row['category_id']}.")
 
 
-def _integers(values: Any) -> Tensor:
+def _boxes(rows: list[dict], size: tuple[int, int]) -> Tensor:
+    boxes = torch.tensor([row["bbox"] for row in rows], dtype=torch.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return clip_boxes(boxes, size)
+
+
+def _integers(values: Iterable[int]) -> Tensor:
     return torch.tensor([int(value) for value in values], dtype=torch.int64)
 
 
-def _masks(segmentations: list[Any], size: tuple[int, int]) -> Tensor:
-    """(N, H, W) bool from polygons, uncompressed or compressed run-length codes."""
+def _mask(outline: Any, size: tuple[int, int], where: str) -> Tensor:
+    """(H, W) bool of polygons, an uncompressed or a compressed run-length code. Raises ValueError naming `where`."""
     from pycocotools import mask as rle
 
-    masks = torch.zeros((len(segmentations), *size), dtype=torch.bool)
-    for i, code in enumerate(segmentations):
-        if isinstance(code, list):
-            code = rle.merge(rle.frPyObjects(code, *size)) if code else None
-        elif isinstance(code["counts"], list):
-            code = rle.frPyObjects(code, *size)
-        if code is not None:
-            masks[i] = torch.from_numpy(rle.decode(code)).bool()
-    return masks
+    if isinstance(outline, dict):
+        code = _run_lengths(outline, size, where)
+    else:
+        polygons = [one for one in outline or () if len(one) >= 6 and len(one) % 2 == 0]  # four numbers would be a box
+        if not polygons:
+            raise ValueError(f"{where} has no outline, polygons of three or more points; masks=False reads its box.")
+        code = rle.merge(rle.frPyObjects(polygons, *size))
+    try:
+        return torch.from_numpy(rle.decode(code)).bool()
+    except ValueError as error:
+        raise ValueError(f"{where} has a run-length code that cannot be decoded ({error}).") from error
+
+
+def _run_lengths(code: dict, size: tuple[int, int], where: str) -> dict:
+    """A run-length code in its compressed form, which pycocotools decodes."""
+    from pycocotools import mask as rle
+
+    counts = code.get("counts")
+    if counts is None or tuple(code.get("size", ())) != size:
+        raise ValueError(f"{where} has a run-length code without counts or not for a picture of {size} pixels.")
+    if not isinstance(counts, list):
+        return code
+    if sum(counts) != size[0] * size[1] or min(counts) < 0:
+        raise ValueError(f"{where} has run lengths for {sum(counts)} pixels, the picture has {size[0] * size[1]}.")
+    return rle.frPyObjects(code, *size)

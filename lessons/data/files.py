@@ -61,6 +61,13 @@ def image_size(path: Path) -> tuple[int, int]:
         raise ValueError(f"the picture {path} cannot be read ({error}); delete it and download it again.") from error
 
 
+def check_size(path: Path, image: Tensor, size: tuple[int, int]) -> None:
+    """Raises ValueError where a picture (..., H, W) has another `size` (height, width) than its annotations say."""
+    if tuple(image.shape[-2:]) != tuple(size):
+        raise ValueError(f"the picture {path} has {tuple(image.shape[-2:])} pixels (height, width), its annotations "
+                         f"are for {tuple(size)}: they do not belong together.")
+
+
 def _read_with_pillow(path: Path) -> Tensor:
     try:
         with Image.open(path) as picture:

@@ -6,79 +6,110 @@ Neither has an official split: a hash of the name decides, so that it is the sam
 """
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from lessons.data.files import read_image, read_mask
-from lessons.data.sample import DetectionDataset, Sample
+from lessons.data.files import check_size, image_size, read_image, read_mask
+from lessons.data.sample import DetectionDataset, Sample, Target
 
 VALIDATION_SHARE = 0.25
+
+
+class Layout(Protocol):
+    """Where the pictures and masks of a set lie; a class rather than closures so that worker processes can have it."""
+
+    def names(self) -> list[str]:
+        """All samples."""
+
+    def picture(self, name: str) -> Path:
+        """The picture of a sample."""
+
+    def masks(self, name: str) -> Tensor:
+        """Its masks (N, H, W) bool."""
 
 
 class MaskedImages(DetectionDataset):
     """Pictures of one class with instance masks; boxes are tight around the masks, on whole pixels.
 
-    `names` lists the samples of both splits, `read(name)` gives picture and masks (N, H, W). Empty masks are left out.
-    Raises ValueError for a split other than train and val.
+    `names` lists the samples of the split, image_id is the place in that list. Empty masks are left out.
+    Raises ValueError for a split other than train and val and, when a sample is read, for masks of another size than
+    the picture's, FileNotFoundError for missing pictures and masks.
     """
 
-    def __init__(self, name: str, split: str, names: list[str], label: str, read: Callable[[str], tuple[Tensor, Tensor]]
-                 ) -> None:
+    def __init__(self, name: str, split: str, label: str, layout: Layout) -> None:
         if split not in ("train", "val"):
             raise ValueError(f"{name} has no split {split!r}; its splits are train and val.")
-        self.name, self.split, self.classes, self.read = name, split, ("background", label), read
-        self.names = [one for one in names if is_validation(one) == (split == "val")]
+        self.name, self.split, self.classes, self.layout = name, split, ("background", label), layout
+        self.names = [one for one in sorted(layout.names()) if is_validation(one) == (split == "val")]
 
     def __len__(self) -> int:
         return len(self.names)
 
     def load(self, index: int) -> Sample:
-        image, masks = self.read(self.names[index])
+        path = self.layout.picture(self.names[index])
+        target, size = self.annotation(index)
+        image = read_image(path)
+        check_size(path, image, size)
+        return image, target
+
+    def annotation(self, index: int) -> tuple[Target, tuple[int, int]]:
+        masks = self.layout.masks(self.names[index])
         masks = masks[masks.flatten(1).any(1)]
         count = len(masks)
-        return image, {"boxes": tight_boxes(masks), "labels": torch.ones(count, dtype=torch.int64),
-                       "area": masks.flatten(1).sum(1).float(), "iscrowd": torch.zeros(count, dtype=torch.int64),
-                       "image_id": index, "masks": masks}
+        target = {"boxes": tight_boxes(masks), "labels": torch.ones(count, dtype=torch.int64),
+                  "area": masks.flatten(1).sum(1).float(), "iscrowd": torch.zeros(count, dtype=torch.int64),
+                  "image_id": index, "masks": masks}
+        return target, (masks.shape[1], masks.shape[2])
 
 
-def nuclei(folder: Path, split: str) -> MaskedImages:
-    """The nuclei of `folder`, which holds stage1_train/ID/images and stage1_train/ID/masks."""
-    images = folder / "stage1_train"
-    return MaskedImages("nuclei", split, sorted(path.name for path in images.iterdir() if path.is_dir()), "nucleus",
-                        NucleiReader(images))
+class Nuclei:
+    """folder/ID/images/ID.png, and folder/ID/masks/*.png with one nucleus each."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def names(self) -> list[str]:
+        """All folders but hidden ones and those that a Mac leaves in archives."""
+        return [path.name for path in self.folder.iterdir() if path.is_dir() and path.name[0] not in "._"]
+
+    def picture(self, name: str) -> Path:
+        """The picture of a sample."""
+        return self.folder / name / "images" / f"{name}.png"
+
+    def masks(self, name: str) -> Tensor:
+        """(N, H, W) bool. Raises FileNotFoundError where there is no folder of masks, ValueError for unequal sizes."""
+        folder = self.folder / name / "masks"
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is missing: this sample has no annotation; is the set complete?")
+        masks = []
+        for path in sorted(folder.glob("*.png")):
+            masks.append(read_mask(path) > 0)
+            check_size(path, masks[-1], (masks[0].shape[0], masks[0].shape[1]))
+        return torch.stack(masks) if masks else torch.zeros((0, *image_size(self.picture(name))), dtype=torch.bool)
 
 
-def penn_fudan(folder: Path, split: str) -> MaskedImages:
-    """The pedestrians of `folder`, which holds PNGImages and PedMasks."""
-    names = sorted(path.stem for path in (folder / "PNGImages").glob("*.png"))
-    return MaskedImages("penn_fudan", split, names, "pedestrian", PennFudanReader(folder))
+class PennFudan:
+    """folder/PNGImages/NAME.png, and folder/PedMasks/NAME_mask.png, a map in which each person has a number."""
 
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
 
-class NucleiReader:
-    """Reads one picture and its masks; a class rather than a closure so that worker processes can have it."""
+    def names(self) -> list[str]:
+        """All pictures."""
+        return [path.stem for path in (self.folder / "PNGImages").glob("*.png")]
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def picture(self, name: str) -> Path:
+        """The picture of a sample."""
+        return self.folder / "PNGImages" / f"{name}.png"
 
-    def __call__(self, name: str) -> tuple[Tensor, Tensor]:
-        image = read_image(self.folder / name / "images" / f"{name}.png")
-        masks = [read_mask(path) > 0 for path in sorted((self.folder / name / "masks").glob("*.png"))]
-        return image, torch.stack(masks) if masks else torch.zeros((0, *image.shape[1:]), dtype=torch.bool)
-
-
-class PennFudanReader:
-    """Reads one picture and its label map, in which each person has a number."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, name: str) -> tuple[Tensor, Tensor]:
-        image = read_image(self.folder / "PNGImages" / f"{name}.png")
+    def masks(self, name: str) -> Tensor:
+        """(N, H, W) bool, in the order of the numbers; 0 is the background."""
         people = read_mask(self.folder / "PedMasks" / f"{name}_mask.png")
-        return image, people[None] == torch.arange(1, int(people.max()) + 1)[:, None, None]
+        numbers = people.unique()
+        return people == numbers[numbers > 0][:, None, None]
 
 
 def is_validation(name: str) -> bool:

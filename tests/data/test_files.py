@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from lessons.data import open_dataset
 from lessons.data.coco import CocoDetection, CocoPanoptic
 from lessons.data.files import read_image
+from lessons.data.instances import is_validation
 from lessons.data.sample import collate
 from lessons.data.voc import VocDevkit
 from lessons.metrics import CocoMetrics
@@ -118,7 +119,23 @@ def test_voc_tells_sizes_and_boxes_without_decoding_the_picture(tmp_path):
 @pytest.mark.parametrize(("mode", "name"), [("L", "a.png"), ("RGBA", "a.png"), ("P", "a.png"), ("CMYK", "a.jpg"), ("1", "a.png")])
 def test_every_kind_of_picture_becomes_rgb(tmp_path, mode, name):
     picture(tmp_path / name, mode=mode)
-    assert read_image(tmp_path / name).shape == (3, 30, 40)
+    with Image.open(tmp_path / name) as stored:
+        expected = np.array(stored.convert("RGB"))
+    pixels = read_image(tmp_path / name)
+    assert pixels.dtype == torch.float32
+    difference = (pixels * 255 - torch.from_numpy(expected).permute(2, 0, 1)).abs()
+    assert difference.max() <= (2.5 if name == "a.jpg" else 1e-3)  # decoders of JPEG may round differently
+
+
+def test_sixteen_bits_and_animations(tmp_path):
+    deep = np.random.default_rng(0).integers(0, 65535, (30, 40)).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    pixels = read_image(tmp_path / "deep.png")
+    assert pixels.shape == (3, 30, 40)
+    torch.testing.assert_close(pixels[1], torch.from_numpy(deep.astype(np.float32) / 65535))
+    frames = [Image.new("P", (40, 30), colour) for colour in (10, 200)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    assert read_image(tmp_path / "moving.gif").shape == (3, 30, 40)
 
 
 def test_a_broken_picture_is_named(tmp_path):
@@ -186,6 +203,58 @@ def test_coco_keypoints_keep_only_people_with_points(tmp_path):
     assert target["keypoints"].flatten().tolist() == points
 
 
+def test_coco_boxes_are_clipped_and_categories_may_count_from_zero(tmp_path):
+    file = coco_set(tmp_path, [row(1, bbox=[-2, 20, 99, 99], category_id=0)]) / "annotations/instances_train2017.json"
+    file.write_text(file.read_text().replace('"id": 18', '"id": 0'))
+    dataset = CocoDetection(tmp_path / "train2017", file)
+    target = dataset[0][1]
+    assert target["boxes"].tolist() == [[0, 20, 40, 30]]
+    assert [dataset.classes[label] for label in target["labels"]] == ["dog"]
+    assert dataset.category_ids[target["labels"][0]] == 0
+
+
+def test_coco_boxes_without_outlines_are_read_without_masks(tmp_path):
+    bare = row(1)
+    del bare["segmentation"]
+    file = coco_set(tmp_path, [bare]) / "annotations/instances_train2017.json"
+    assert "masks" not in open_dataset("coco2017", "train", tmp_path, masks=False)[0][1]
+    with pytest.raises(ValueError, match=r"'id': 1.* has no segmentation"):
+        CocoDetection(tmp_path / "train2017", file)
+
+
+@pytest.mark.parametrize(("outline", "message"), [
+    ([], "annotation 1 has no outline"),
+    (None, "annotation 1 has no outline"),
+    ([[1, 2, 3, 4]], "annotation 1 has no outline"),
+    ({"size": [40, 30], "counts": [1200]}, r"not for a picture of \(30, 40\)"),
+    ({"size": [30, 40]}, "without counts"),
+    ({"size": [30, 40], "counts": [7, 10]}, "run lengths for 17 pixels, the picture has 1200"),
+    ({"size": [30, 40], "counts": [1210, -10]}, "run lengths for 1200 pixels"),
+])
+def test_a_bad_outline_is_named(tmp_path, outline, message):
+    with pytest.raises(ValueError, match=message):
+        open_dataset("coco2017", "train", coco_set(tmp_path, [row(1, segmentation=outline)]))[0]
+
+
+def test_coco_needs_the_pictures_that_it_names(tmp_path):
+    dataset = open_dataset("coco2017", "train", coco_set(tmp_path, [row(1)]))
+    picture(tmp_path / "train2017/0.jpg", width=41)
+    with pytest.raises(ValueError, match=r"0\.jpg has \(30, 41\) pixels .* annotations are for \(30, 40\)"):
+        dataset[0]
+    (tmp_path / "train2017/0.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"0\.jpg is missing"):
+        dataset[0]
+    assert len(dataset.coco()["annotations"]) == 1  # which reads no picture
+
+
+def test_keypoints_must_be_equally_many(tmp_path):
+    rows = [row(1, keypoints=[1, 2, 2]), row(2, keypoints=[1, 2, 2, 3, 4, 2])]
+    with pytest.raises(ValueError, match="annotation 1 has 3 numbers for keypoints, others have 6"):
+        open_dataset("coco2017", "train", coco_set(tmp_path, rows), task="keypoints")[0]
+    with pytest.raises(ValueError, match="has no keypoints"):
+        open_dataset("coco2017", "train", coco_set(tmp_path, [row(1)]), task="keypoints")
+
+
 def test_what_can_be_wrong_with_coco(tmp_path):
     file = coco_set(tmp_path, [row(1, category_id=99)]) / "annotations/instances_train2017.json"
     images = tmp_path / "train2017"
@@ -209,13 +278,14 @@ def test_what_can_be_wrong_with_coco(tmp_path):
         open_dataset("coco2017", "train", tmp_path, task="captions")
 
 
-def test_panoptic(tmp_path):
+def panoptic_set(root):
+    """A picture of sky, one dog and grass; the middle right is nothing."""
     ids = np.zeros((30, 40), dtype=np.int64)
     ids[:10], ids[10:20, :20], ids[20:] = 7, 70000, 300
     pixels = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=2).astype(np.uint8)
-    (tmp_path / "png").mkdir()
-    Image.fromarray(pixels).save(tmp_path / "png/0.png")
-    picture(tmp_path / "0.jpg")
+    (root / "annotations/panoptic_train2017").mkdir(parents=True)
+    Image.fromarray(pixels).save(root / "annotations/panoptic_train2017/0.png")
+    picture(root / "train2017/0.jpg")
     segments = [{"id": 7, "category_id": 1, "bbox": [0, 0, 40, 10], "area": 400, "iscrowd": 0},
                 {"id": 70000, "category_id": 5, "bbox": [0, 10, 20, 10], "area": 200, "iscrowd": 0},
                 {"id": 300, "category_id": 9, "bbox": [0, 20, 40, 10], "area": 400, "iscrowd": 0}]
@@ -223,15 +293,46 @@ def test_panoptic(tmp_path):
                "annotations": [{"image_id": 1, "file_name": "0.png", "segments_info": segments}],
                "categories": [{"id": 1, "name": "sky", "isthing": 0}, {"id": 5, "name": "dog", "isthing": 1},
                               {"id": 9, "name": "grass", "isthing": 0}]}
-    (tmp_path / "p.json").write_text(json.dumps(content))
-    dataset = CocoPanoptic(tmp_path, tmp_path / "png", tmp_path / "p.json")
+    file = root / "annotations/panoptic_train2017.json"
+    file.write_text(json.dumps(content))
+    return file, ids
+
+
+def test_panoptic(tmp_path):
+    _, ids = panoptic_set(tmp_path)
+    dataset = open_dataset("coco2017", "train", tmp_path, task="panoptic")
     target = dataset[0][1]
     assert torch.equal(target["panoptic"], torch.from_numpy(ids))
-    assert target["semantic"].unique().tolist() == [0, 1, 2, 3]
+    assert target["semantic"][[0, 15, 15, 25], [0, 0, 30, 0]].tolist() == [1, 2, 0, 3]
     assert target["labels"].tolist() == [2]
     assert target["boxes"].tolist() == [[0, 10, 20, 20]]
     assert torch.equal(target["masks"][0], target["panoptic"] == 70000)
+    assert target["segments"].tolist() == [[7, 1, 0], [70000, 2, 0], [300, 3, 0]]
     assert dataset.is_thing == (False, False, True, False)
+
+
+def test_what_can_be_wrong_with_panoptic(tmp_path):
+    file, _ = panoptic_set(tmp_path)
+    good = file.read_text()
+
+    def opened(old, new):
+        file.write_text(good.replace(old, new, 1))
+        return CocoPanoptic(tmp_path / "train2017", file.with_suffix(""), file)
+
+    with pytest.raises(ValueError, match=r"0\.png: segment 8 is only in one of the picture and panoptic_train2017\.json"):
+        opened('"id": 70000', '"id": 8')[0]
+    with pytest.raises(ValueError, match="annotation 7 has the unknown category 2"):
+        opened('"category_id": 1', '"category_id": 2')
+    with pytest.raises(ValueError, match="names the image 5"):
+        opened('"image_id": 1', '"image_id": 5')
+    with pytest.raises(ValueError, match="has no segments_info"):
+        opened("segments_info", "segments")
+    with pytest.raises(FileNotFoundError, match=r"1\.png is missing"):
+        opened("0.png", "1.png")[0]
+    dataset = opened("", "")
+    picture(tmp_path / "train2017/0.jpg", height=31)
+    with pytest.raises(ValueError, match=r"0\.jpg has \(31, 40\) pixels .* annotations are for \(30, 40\)"):
+        dataset[0]
 
 
 def test_nuclei_and_pedestrians(tmp_path):
@@ -257,6 +358,59 @@ def test_nuclei_and_pedestrians(tmp_path):
             open_dataset(name, "test", tmp_path)
 
 
+def test_what_can_be_wrong_with_nuclei(tmp_path):
+    folder = tmp_path / "stage1_train/a"
+    picture(folder / "images/a.png")
+    picture(folder / "masks/0.png", mode="1")
+    (tmp_path / "stage1_train/__MACOSX").mkdir()
+    split = "val" if is_validation("a") else "train"
+    dataset = open_dataset("nuclei", split, tmp_path)
+    assert dataset.names == ["a"]
+    assert len(dataset[0][1]["boxes"]) == 1
+    Image.new("L", (40, 30)).save(folder / "masks/1.png")  # a mask without a pixel is no object
+    assert len(dataset[0][1]["boxes"]) == 1
+    Image.new("L", (41, 30), 255).save(folder / "masks/2.png")
+    with pytest.raises(ValueError, match=r"2\.png has \(30, 41\) pixels"):
+        dataset[0]
+    (folder / "masks/2.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"the mask .*2\.png cannot be read"):
+        dataset[0]
+    for path in (folder / "masks").iterdir():
+        path.unlink()
+    target, size = dataset.annotation(0)
+    assert (target["masks"].shape, target["boxes"].shape, size) == ((0, 30, 40), (0, 4), (30, 40))
+    picture(folder / "masks/0.png", width=39, mode="L")
+    with pytest.raises(ValueError, match=r"a\.png has \(30, 40\) pixels .* for \(30, 39\)"):
+        dataset[0]
+    (folder / "masks/0.png").unlink()
+    (folder / "masks").rmdir()
+    with pytest.raises(FileNotFoundError, match="masks is missing: this sample has no annotation"):
+        dataset[0]
+
+
+def test_the_split_of_masked_sets_is_a_property_of_the_name():
+    assert [name for name in map(str, range(20)) if is_validation(name)] == ["0", "3", "7", "9", "11", "17"]
+    assert 200 < sum(is_validation(f"picture {i}") for i in range(1000)) < 300
+
+
+def test_pedestrians_need_their_mask(tmp_path):
+    for i in range(3):
+        picture(tmp_path / f"PNGImages/p{i}.png")
+    name = next(f"p{i}" for i in range(3) if not is_validation(f"p{i}"))
+    dataset = open_dataset("penn_fudan", "train", tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"{name}_mask.png is missing"):
+        dataset[dataset.names.index(name)]
+    (tmp_path / "PedMasks").mkdir()
+    people = np.zeros((30, 40), dtype=np.uint8)
+    people[2:8, 3:9], people[10:20, 30:] = 1, 5  # numbers may have gaps
+    indexed = Image.fromarray(people, mode="P")
+    indexed.putpalette([0, 0, 0] + [200, 10, 10] * 255)
+    indexed.save(tmp_path / f"PedMasks/{name}_mask.png")
+    target, _ = dataset.annotation(dataset.names.index(name))
+    assert target["boxes"].tolist() == [[3, 2, 9, 8], [30, 10, 40, 20]]
+    assert target["area"].tolist() == [36, 100]
+
+
 def test_nothing_there_says_what_to_put_where(tmp_path, monkeypatch):
     monkeypatch.delenv("LESSONS_DATA", raising=False)
     for name in ("bccd", "nuclei", "penn_fudan", "voc2007", "voc2012", "coco2017"):
@@ -266,15 +420,36 @@ def test_nothing_there_says_what_to_put_where(tmp_path, monkeypatch):
             open_dataset(name, "train", tmp_path)
     with pytest.raises(ValueError, match="'imagenet' is none of scenes"):
         open_dataset("imagenet", "train")
-    with pytest.raises(ValueError, match="takes no option masks"):
+    with pytest.raises(ValueError, match="bccd takes no option masks; it takes none"):
         open_dataset("bccd", "train", tmp_path, masks=True)
+    for name in ("scenes", "coco2017"):
+        with pytest.raises(ValueError, match=f"{name} takes no option colour; it takes "):
+            open_dataset(name, "train", colour=1)
+    with pytest.raises(ValueError, match="coco2017 has no split 'test'; .* train and val"):
+        open_dataset("coco2017", "test", tmp_path)
 
 
 def test_the_environment_names_the_folder_and_the_layout_of_voc_is_found(tmp_path, monkeypatch):
     voc_set(tmp_path / "VOCdevkit/VOC2007", {})
     monkeypatch.setenv("LESSONS_DATA", str(tmp_path))
     assert len(open_dataset("voc2007", "train")) == 2
-    assert len(open_dataset("voc2007", "train", tmp_path / "VOCdevkit")) == 2
+    for root in (tmp_path, tmp_path / "VOCdevkit", tmp_path / "VOCdevkit/VOC2007"):
+        assert len(open_dataset("voc2007", "train", root)) == 2
+    with pytest.raises(FileNotFoundError, match="voc2012 was not found"):
+        open_dataset("voc2012", "train")
+    with pytest.raises(ValueError, match="voc2007 has no split 'val'; .* lists train"):
+        open_dataset("voc2007", "val")
+    monkeypatch.setenv("LESSONS_DATA", "")
+    with pytest.raises(FileNotFoundError, match="set LESSONS_DATA"):
+        open_dataset("voc2007", "train")
+
+
+def test_a_home_folder_and_a_folder_of_another_name_are_found(tmp_path, monkeypatch):
+    coco_set(tmp_path / "sets/my_coco", [row(1)])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LESSONS_DATA", "~/sets")
+    assert len(open_dataset("coco2017", "train")) == 2
+    assert len(open_dataset("coco2017", "train", "~/sets/my_coco")) == 2
 
 
 def truth_scores_one(dataset, count=20):
@@ -325,7 +500,7 @@ def test_real_nuclei():
 
 @real
 def test_real_coco():
-    dataset = open_dataset("coco2017", "train", SHARED / "coco_mini_cc")
+    dataset = open_dataset("coco2017", "train", SHARED)
     targets = [dataset.annotation(i)[0] for i in range(len(dataset))]
     assert (len(targets), sum(len(t["boxes"]) for t in targets), sum(int(t["iscrowd"].sum()) for t in targets)) == (26, 333, 5)
     for target in targets:  # masks as large as the files say
@@ -338,7 +513,7 @@ def test_real_coco():
 
 @real
 def test_real_panoptic():
-    dataset = open_dataset("coco2017", "train", SHARED / "coco_panoptic_cc", task="panoptic")
+    dataset = open_dataset("coco2017", "train", SHARED, task="panoptic")
     assert len(dataset) == 26
     count = 0
     for i in range(26):
