@@ -4,6 +4,7 @@ A seed draws other scenes (training and validation) and another fine-tuning. Fin
 runs/experiments, because several experiments look at the same ones.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from lessons.detectors.rcnn import (
     suppress,
     train_box_regressors,
 )
-from lessons.recipes.rcnn import build, data_hash, fine_tune, start_from_pre_trained
+from lessons.recipes.rcnn import PRE_TRAINED, build, data_hash, fine_tune, start_from_pre_trained
 
 KEPT = Path(__file__).resolve().parents[1] / "runs" / "experiments"
 
@@ -77,13 +78,19 @@ def detector(seed: int, size: Size, context_padding: int = 4) -> RCNN:
     model.context_padding = context_padding
     start_from_pre_trained(model)
     train = scenes("train", size.images, seed)
-    file = KEPT / f"rcnn-{seed}-{size.images}-{size.steps}-{context_padding}-{data_hash(train)}.safetensors"
+    name = f"rcnn-{seed}-{size.images}-{size.steps}-{context_padding}-{data_hash(train)}-{pre_trained_hash()}"
+    file = KEPT / f"{name}.safetensors"
     try:
         load_strictly(model, load_checkpoint(file)[0], str(file))
     except CheckpointError:
         fine_tune(model, train, size.steps, seed, device="cpu")
         save_checkpoint(file, model.state_dict(), {"seed": seed})
     return model.eval()
+
+
+def pre_trained_hash() -> str:
+    """A short checksum of the CNN that the detectors begin with."""
+    return json.loads(PRE_TRAINED.with_suffix(".json").read_text(encoding="utf-8"))["sha256"][:16]
 
 
 def describe(model: RCNN, data: WithProposals) -> list[DescribedRegions]:

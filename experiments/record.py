@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
+from experiments.rcnn_training import pre_trained_hash
 from lessons.checkpoints import command_line, write_atomically
 from lessons.data.scenes import Scenes
-from lessons.recipes.rcnn import PRE_TRAINED, data_hash
+from lessons.recipes.rcnn import data_hash
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "results"
 SEEDS = (0, 1, 2)
@@ -87,7 +88,7 @@ def wins(per_seed: Sequence[Numbers], better: str, worse: str, key: str = "AP") 
 
 def _begin(name: str, claim: str, fresh: bool, folder: Path) -> dict[str, Any]:
     new = {"name": name, "claim": claim, "command": command_line(), "torch": torch.__version__, "device": "cpu",
-           "data": data_hash(Scenes("train", 20)), "pre_trained": _pre_trained(), "seconds": 0, "seeds": [],
+           "data": data_hash(Scenes("train", 20)), "pre_trained": pre_trained_hash(), "seconds": 0, "seeds": [],
            "per_seed": {}}
     try:
         old = load_result(name, folder)
@@ -95,8 +96,3 @@ def _begin(name: str, claim: str, fresh: bool, folder: Path) -> dict[str, Any]:
         return new
     same = all(old.get(key) == new[key] for key in ("data", "pre_trained"))
     return {**new, **old} if same and not fresh else new
-
-
-def _pre_trained() -> str:
-    """The checksum of the CNN that the R-CNN experiments begin with."""
-    return json.loads(PRE_TRAINED.with_suffix(".json").read_text())["sha256"][:16]
