@@ -1,11 +1,15 @@
 """Changing samples without breaking them: thin shells over torchvision's transforms v2.
 
 Boxes, masks and keypoints follow the picture, areas and degenerate boxes are put right afterwards. Each transform is a
-callable (image, target) -> (image, target); `Compose` chains them. What is random is drawn from a generator of its own,
-seeded by `seed` and the image, so that a sample comes out the same whatever was drawn before.
+callable (image, target) -> (image, target); `Compose` chains them.
+
+What is random is drawn, as in torchvision, from torch's global generator, which training seeds for every sample that it
+reads (lessons.order): a picture differs from epoch to epoch, and a run can be repeated and resumed. Outside training,
+`seed` makes the draw a function of the seed and of image_id, and leaves the global generator as it is.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -13,11 +17,13 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from lessons.data.sample import Sample, Target, drop_degenerate
+from lessons.data.sample import Sample, Target, clip_boxes, drop_degenerate
+from lessons.order import derive_seed
 
 Transform = Callable[[Tensor, Target], Sample]
 # COCO's 17 person keypoints: nose, then left and right of eyes, ears, shoulders, elbows, wrists, hips, knees, ankles
 COCO_MIRRORED = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
+MAPS = ("masks", "semantic", "panoptic")  # entries whose last two dimensions are the picture's
 
 
 class Compose:
@@ -35,13 +41,14 @@ class Compose:
 class Resize:
     """To a fixed (height, width), or, given a number, so that the short side has that many pixels.
 
-    With a number, `longest` bounds the long side, as in Faster R-CNN (600, at most 1000).
-    Raises ValueError for sizes < 1.
+    With a number, `longest` bounds the long side, as in Faster R-CNN (600, at most 1000; Ren et al. 2015, section 3.3).
+    Boxes and areas are scaled, not measured anew on the masks. Raises ValueError for sizes < 1.
     """
 
     def __init__(self, size: int | tuple[int, int], longest: int | None = None) -> None:
-        if min(size if isinstance(size, tuple) else (size,)) < 1:
-            raise ValueError(f"size {size} is not a positive number of pixels.")
+        for name, value in (("size", min(size) if isinstance(size, tuple) else size), ("longest", longest)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} {value} is not a positive number of pixels.")
         self.size, self.longest = size, longest
 
     def __call__(self, image: Tensor, target: Target) -> Sample:
@@ -50,9 +57,10 @@ class Resize:
         resized = F.resize(tv_tensors.Image(image), list(new), antialias=True).as_subclass(Tensor).clamp(0, 1)
         scale = torch.tensor([new[1] / width, new[0] / height])
         target = dict(target)
-        target["boxes"] = target["boxes"] * scale.repeat(2)
-        if "masks" in target:
-            target["masks"] = F.resize(tv_tensors.Mask(target["masks"]), list(new)).as_subclass(Tensor)
+        target["boxes"] = clip_boxes(target["boxes"] * scale.repeat(2), new)  # rounding may lead beyond the border
+        for key in MAPS:
+            if key in target:
+                target[key] = _resize_map(target[key], new)
         if "keypoints" in target:
             target["keypoints"] = torch.cat([target["keypoints"][..., :2] * scale, target["keypoints"][..., 2:]], -1)
         target["area"] = target["area"] * scale.prod()
@@ -67,53 +75,76 @@ class Resize:
         return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def mirror(image: Tensor, target: Target, mirrored: Sequence[int] | None = COCO_MIRRORED) -> Sample:
-    """The sample in a mirror. `mirrored[i]` is the keypoint that takes place i: a left hand becomes a right one."""
+def _resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks or a map (..., H, W) at a new size; each pixel takes the nearest one's value, so that ids stay ids."""
+    if values.numel() == 0:  # nothing to look up, and torchvision refuses it
+        return values.new_zeros((*values.shape[:-2], *size))
+    return F.resize(tv_tensors.Mask(values), list(size)).as_subclass(Tensor)
+
+
+def mirror(image: Tensor, target: Target, mirrored: Sequence[int] = COCO_MIRRORED) -> Sample:
+    """The sample seen in a mirror. `mirrored[i]` is the keypoint that takes place i: a left hand becomes a right one.
+
+    x becomes W - x, for boxes and keypoints alike. Raises ValueError where keypoints are not as many as `mirrored`.
+    """
     width = image.shape[-1]
     target = dict(target)
     x1, y1, x2, y2 = target["boxes"].unbind(1)
     target["boxes"] = torch.stack([width - x2, y1, width - x1, y2], dim=1)
-    for key in ("masks", "semantic", "panoptic"):
+    for key in MAPS:
         if key in target:
             target[key] = target[key].flip(-1)
     if "keypoints" in target:
-        x, y, seen = target["keypoints"].unbind(-1)
-        points = torch.stack([torch.where(seen > 0, width - x, x), y, seen], dim=-1)  # one not labelled stays at 0, 0
-        target["keypoints"] = points[:, list(mirrored)] if mirrored is not None else points
+        target["keypoints"] = _mirror_keypoints(target["keypoints"], width, mirrored)
     return image.flip(-1), target
 
 
-class RandomMirror:
-    """Mirrors a share `probability` of the samples, always the same ones for a seed."""
+def _mirror_keypoints(points: Tensor, width: int, mirrored: Sequence[int]) -> Tensor:
+    if points.shape[1] != len(mirrored):
+        raise ValueError(f"{points.shape[1]} keypoints cannot be mirrored by a table for {len(mirrored)}.")
+    x, y, seen = points.unbind(-1)
+    x = torch.where(seen > 0, width - x, x)  # a point that is not labelled stays at 0, 0
+    return torch.stack([x, y, seen], dim=-1)[:, list(mirrored)]
 
-    def __init__(self, probability: float = 0.5, seed: int = 0) -> None:
+
+class RandomMirror:
+    """Mirrors a share `probability` of the samples; `seed` as at the top of this file, `mirrored` as in `mirror`."""
+
+    def __init__(self, probability: float = 0.5, seed: int | None = None, mirrored: Sequence[int] = COCO_MIRRORED
+                 ) -> None:
         if not 0 <= probability <= 1:
             raise ValueError(f"probability {probability} is not between 0 and 1.")
-        self.probability, self.seed = probability, seed
+        self.probability, self.seed, self.mirrored = probability, seed, mirrored
 
     def __call__(self, image: Tensor, target: Target) -> Sample:
-        draw = torch.rand((), generator=_generator(self.seed, target)).item()
-        return mirror(image, target) if draw < self.probability else (image, target)
+        with _drawing(self.seed, "mirror", target):
+            draw = torch.rand(()).item()
+        return mirror(image, target, self.mirrored) if draw < self.probability else (image, target)
 
 
 class ColourJitter:
-    """Brightness, contrast and saturation changed by up to `strength`, hue by up to a tenth of it."""
+    """Brightness, contrast and saturation changed by up to `strength`, hue by up to a tenth of it; `seed` as above.
 
-    def __init__(self, strength: float = 0.2, seed: int = 0) -> None:
+    Raises ValueError for a strength outside 0 .. 1.
+    """
+
+    def __init__(self, strength: float = 0.2, seed: int | None = None) -> None:
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength {strength} is not between 0 and 1.")
         self.jitter = v2.ColorJitter(strength, strength, strength, strength / 10)
         self.seed = seed
 
     def __call__(self, image: Tensor, target: Target) -> Sample:
-        with torch.random.fork_rng(devices=[]):  # v2 draws from the global generator, which stays as it was
-            torch.manual_seed(_seed(self.seed, target))
+        with _drawing(self.seed, "colour", target):
             return self.jitter(image).clamp(0, 1), target
 
 
-def _seed(seed: int, target: Target) -> int:
-    return seed * 1_000_003 + int(target["image_id"])
-
-
-def _generator(seed: int, target: Target) -> torch.Generator:
-    generator = torch.Generator().manual_seed(_seed(seed, target))
-    torch.rand(8, generator=generator)  # the first draws of neighbouring seeds resemble each other
-    return generator
+@contextmanager
+def _drawing(seed: int | None, purpose: str, target: Target) -> Iterator[None]:
+    """Inside, the global generator is seeded for this image, and put back afterwards; not so where seed is None."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(seed, purpose, int(target["image_id"])))
+        yield

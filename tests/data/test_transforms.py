@@ -2,9 +2,15 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
+from lessons.data import open_dataset
+from lessons.data.sample import collate
 from lessons.data.scenes import compose_scene
 from lessons.data.transforms import COCO_MIRRORED, ColourJitter, Compose, RandomMirror, Resize, mirror
+from lessons.order import SampleStream
 
 
 def sample():
@@ -69,7 +75,99 @@ def test_about_half_are_mirrored():
     assert 70 < mirrored < 130
 
 
+def keypoint_target(points):
+    count = len(points)
+    return {"boxes": torch.tensor([[1.0, 2, 9, 8]]).repeat(count, 1), "keypoints": points, "area": torch.ones(count),
+            "masks": torch.zeros(count, 10, 20, dtype=torch.bool), "image_id": 4}
+
+
+def test_keypoints_are_scaled_and_keep_their_visibility():
+    points = torch.tensor([[[3.0, 4, 2], [0, 0, 0], [10, 5, 1]]])
+    new = Resize((20, 60))(torch.zeros(3, 10, 20), keypoint_target(points))[1]
+    assert new["keypoints"].tolist() == [[[9, 8, 2], [0, 0, 0], [30, 10, 1]]]
+    assert new["boxes"].tolist() == [[3, 4, 27, 16]]
+    assert new["area"].tolist() == [6]
+
+
+def test_other_skeletons_need_their_own_table():
+    points = torch.tensor([[[3.0, 4, 2], [0, 0, 0], [10, 5, 1]]])
+    with pytest.raises(ValueError, match="3 keypoints cannot be mirrored by a table for 17"):
+        mirror(torch.zeros(3, 10, 20), keypoint_target(points))
+    flip = RandomMirror(1, mirrored=(0, 2, 1))
+    assert flip(torch.zeros(3, 10, 20), keypoint_target(points))[1]["keypoints"][0].tolist() == [[17, 4, 2], [10, 5, 1], [0, 0, 0]]
+
+
+def test_maps_of_ids_are_resized_without_mixing():
+    image, target = compose_scene("val", 3, size=160)
+    target = {**target, "panoptic": torch.where(target["panoptic"] > 0, 2**24 - 1 - target["panoptic"], 0)}
+    new, changed = Resize(97)(image, target)
+    for key in ("semantic", "panoptic"):
+        assert changed[key].shape == new.shape[-2:]
+        assert changed[key].dtype == torch.int64
+        assert set(changed[key].unique().tolist()) <= set(target[key].unique().tolist())
+
+
+def test_a_picture_without_objects():
+    target = keypoint_target(torch.zeros(0, 17, 3))
+    for transform in (Resize((20, 60)), RandomMirror(1), ColourJitter()):
+        image, new = transform(torch.zeros(3, 10, 20), target)
+        assert new["boxes"].shape == (0, 4)
+        assert new["masks"].shape == (0, *image.shape[-2:])
+        assert new["keypoints"].shape == (0, 17, 3)
+
+
+def test_an_object_that_vanishes_is_dropped_and_named():
+    target = {**keypoint_target(torch.zeros(1, 17, 3)), "boxes": torch.tensor([[0.0, 5, 1e-45, 8]])}
+    with pytest.warns(UserWarning, match="image 4: dropped 1 box"):
+        new = Resize((5, 10))(torch.zeros(3, 10, 20), target)[1]
+    assert len(new["boxes"]) == len(new["masks"]) == len(new["keypoints"]) == len(new["area"]) == 0
+
+
+@given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 60), st.integers(1, 60))
+def test_boxes_stay_inside_and_sides_are_as_asked(height, width, short, longest):
+    full = {"boxes": torch.tensor([[0.0, 0, width, height]]), "area": torch.tensor([float(width * height)]), "image_id": 0}
+    image, target = Resize(short, longest)(torch.rand(3, height, width), full)
+    new = image.shape[-2:]
+    assert max(new) <= max(longest, 1)
+    assert min(new) == short or max(new) == longest or 1 in new
+    assert target["boxes"].tolist() == [[0, 0, new[1], new[0]]]
+    assert target["area"].item() == pytest.approx(new[0] * new[1], rel=1e-5)
+
+
+def test_the_sample_that_came_in_is_left_as_it_was():
+    image, target = sample()
+    copies = image.clone(), {key: value.clone() for key, value in target.items() if torch.is_tensor(value)}
+    Compose([RandomMirror(1), ColourJitter(1.0), Resize(40)])(image, target)
+    assert torch.equal(image, copies[0])
+    assert all(torch.equal(target[key], value) for key, value in copies[1].items())
+
+
+def test_training_sees_a_picture_differently_in_every_epoch_and_can_be_repeated():
+    dataset = open_dataset("scenes", "train", length=4, size=96)
+    dataset.transform = Compose([RandomMirror(0.5), ColourJitter(0.3)])
+    stream = SampleStream(dataset, seed=1)
+    seen: dict[int, list] = {}
+    for position in range(12):
+        image, target = stream[position]
+        assert torch.equal(stream[position][0], image)
+        seen.setdefault(target["image_id"], []).append(image)
+    assert sorted(len(images) for images in seen.values()) == [3] * 4
+    assert all(not torch.equal(one, other) for one, other, _ in seen.values())
+
+
+def test_worker_processes_transform_alike():
+    dataset = open_dataset("scenes", "train", length=4, size=96)
+    dataset.transform = Compose([Resize(64), RandomMirror(0.5, seed=1), ColourJitter(0.3, seed=2)])
+    batches = [next(iter(DataLoader(dataset, batch_size=4, num_workers=workers, collate_fn=collate))) for workers in (0, 1)]
+    for one, other in zip(batches[0][0], batches[1][0], strict=True):
+        assert torch.equal(one, other)
+
+
 def test_bad_settings_are_named():
+    with pytest.raises(ValueError, match="longest 0"):
+        Resize(10, 0)
+    with pytest.raises(ValueError, match="strength -1"):
+        ColourJitter(-1)
     with pytest.raises(ValueError, match="size 0"):
         Resize(0)
     with pytest.raises(ValueError, match="probability 2"):
