@@ -8,13 +8,16 @@ import argparse
 import hashlib
 import os
 import shutil
+import stat
 import sys
 import tarfile
 import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
@@ -31,30 +34,36 @@ class DownloadError(OSError):
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from: archives (address, MD5 or None where none is published) unpacked into `folder`."""
+    """Where a data set comes from: archives (address, MD5 or None where none is published) unpacked into `folder`.
+
+    by_hand: what to put where. around: folders inside the archives that are not part of the layout and are taken away.
+    """
 
     folder: str
     archives: tuple[tuple[str, str | None], ...]
     by_hand: str
+    around: str = ""
 
 
-_VOC, _COCO = "http://host.robots.ox.ac.uk/pascal/VOC", "http://images.cocodataset.org"
-_BCCD = "https://github.com/Shenggan/BCCD_Dataset/archive/refs/heads/master.zip"
+_VOC, _COCO = "https://thor.robots.ox.ac.uk/pascal/VOC", "http://images.cocodataset.org"
 SOURCES = {
     "penn_fudan": Source(".", (("https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip", None),),
                          "PennFudanPed.zip, unpacked to PennFudanPed/"),
     "voc2007": Source(".", ((f"{_VOC}/voc2007/VOCtrainval_06-Nov-2007.tar", "c52e279531787c972589f7e41ab4ae64"),
                             (f"{_VOC}/voc2007/VOCtest_06-Nov-2007.tar", "b6e924de25625d8de591ea690078ad9f")),
-                      "VOCtrainval_06-Nov-2007.tar, unpacked to VOCdevkit/VOC2007/"),
+                      "VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar, unpacked to VOCdevkit/VOC2007/"),
     "voc2012": Source(".", ((f"{_VOC}/voc2012/VOCtrainval_11-May-2012.tar", "6cd6e144f989b92b3379bac3b3de84fd"),),
                       "VOCtrainval_11-May-2012.tar, unpacked to VOCdevkit/VOC2012/"),
     "coco2017": Source("coco2017", ((f"{_COCO}/annotations/annotations_trainval2017.zip", None),
+                                    (f"{_COCO}/annotations/panoptic_annotations_trainval2017.zip", None),
                                     (f"{_COCO}/zips/val2017.zip", None), (f"{_COCO}/zips/train2017.zip", None)),
-                       "annotations_trainval2017.zip, val2017.zip and train2017.zip, unpacked to coco2017/"),
-    "bccd": Source("bccd", ((_BCCD, None),),
-                   "the repository Shenggan/BCCD_Dataset, its folder BCCD as bccd/BCCD/"),
-    "nuclei": Source("nuclei", (), "stage1_train.zip of the Kaggle competition data-science-bowl-2018 (which asks for "
-                                   "an account), unpacked to nuclei/stage1_train/"),
+                       "annotations_trainval2017.zip, panoptic_annotations_trainval2017.zip (and the archives in it), "
+                       "val2017.zip and train2017.zip, unpacked to coco2017/"),
+    "bccd": Source("bccd", (("https://github.com/Shenggan/BCCD_Dataset/archive/refs/heads/master.zip", None),),
+                   "the repository Shenggan/BCCD_Dataset, its folder BCCD as bccd/BCCD/", around="BCCD_Dataset-master"),
+    "nuclei": Source("nuclei/stage1_train", (("https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip", None),),
+                     "stage1_train.zip of BBBC038 (the Data Science Bowl 2018), unpacked to nuclei/stage1_train/",
+                     around="stage1_train"),
 }
 
 
@@ -72,7 +81,7 @@ def download(url: str, path: str | Path, sha256: str | None = None, md5: str | N
     except urllib.error.HTTPError as error:
         raise DownloadError(f"{url} answers {error.code} {error.reason}: the link may be dead; fetch {path.name} "
                             f"by hand and put it at {path}.") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, ValueError, HTTPException) as error:
         raise DownloadError(f"{url} cannot be reached or broke off ({error}); try again, it goes on where it stopped, "
                             f"or put {path.name} at {path} yourself.") from error
     verify(part, sha256, md5)
@@ -84,33 +93,46 @@ def download(url: str, path: str | Path, sha256: str | None = None, md5: str | N
 def _fetch(url: str, part: Path, tag: Path) -> None:
     """Brings `part` to its full length; `tag` remembers which version of the file it is a part of."""
     have = part.stat().st_size if part.exists() and tag.exists() else 0
+    with _ask(url, have, tag) as answer:
+        if answer.status != 206:  # the server sends everything, from the beginning
+            have = 0
+            part.write_bytes(b"")  # before the tag changes: never old bytes under a new tag
+        version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+        if version and not version.startswith("W/"):
+            tag.write_text(version)
+        else:
+            tag.unlink(missing_ok=True)  # without an exact version nothing can be gone on with
+        rest = answer.headers.get("Content-Length")
+        _receive(answer, part, have, have + int(rest) if rest else None)
+
+
+def _ask(url: str, have: int, tag: Path) -> HTTPResponse:
+    """Opens `url` from byte `have` on if the file is still of the version in `tag`, else from the beginning."""
     headers = {"Range": f"bytes={have}-", "If-Range": tag.read_text()} if have else {}
     try:
         answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code != 416:
+        if error.code != 416 or not have:
             raise
-        part.unlink()  # more was kept than there is: begin anew
-        return _fetch(url, part, tag)
-    with answer:
-        have = have if answer.status == 206 else 0  # 200: the server sends everything, from the beginning
-        version = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
-        if version and not version.startswith("W/"):
-            tag.write_text(version)
-        else:
-            tag.unlink(missing_ok=True)  # without a version nothing can be gone on with
-        rest = answer.headers.get("Content-Length")
-        total = have + int(rest) if rest else None
-        print(f"{url}: {f'{total / 1e6:.1f} MB' if total else 'size unknown'}"
-              f"{f', {have / 1e6:.1f} MB are here already' if have else ''}")
-        with part.open("ab" if have else "wb") as file, tqdm(total=total, initial=have, unit="B", unit_scale=True,
-                                                             file=sys.stdout, ascii=True, mininterval=1) as bar:
-            while block := answer.read(CHUNK):
-                file.write(block)
-                bar.update(len(block))
-        if total and part.stat().st_size < total:
-            raise EOFError(f"{part.stat().st_size} of {total} bytes came")
-    return None
+        return _ask(url, 0, tag)  # nothing lies behind what is here, perhaps less: begin anew
+    if answer.status == 206 and not (answer.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
+        answer.close()
+        return _ask(url, 0, tag)  # another part than was asked for
+    return answer
+
+
+def _receive(answer: HTTPResponse, part: Path, have: int, total: int | None) -> None:
+    """Appends what comes to `part`, of which there are `have` bytes. Raises EOFError if it ends before `total`."""
+    print(f"{part.name.removesuffix('.part')} from {answer.url}: "
+          f"{f'{total / 1e6:.1f} MB' if total else 'size unknown'}"
+          f"{f', {have / 1e6:.1f} MB are here already' if have else ''}")
+    with part.open("ab") as file, tqdm(total=total, initial=have, unit="B", unit_scale=True, file=sys.stdout,
+                                       ascii=True, mininterval=1) as bar:
+        while block := answer.read(CHUNK):
+            file.write(block)
+            bar.update(len(block))
+    if total and part.stat().st_size < total:
+        raise EOFError(f"{part.stat().st_size} of {total} bytes came")
 
 
 def verify(path: Path, sha256: str | None = None, md5: str | None = None) -> None:
@@ -118,7 +140,7 @@ def verify(path: Path, sha256: str | None = None, md5: str | None = None) -> Non
     for algorithm, wanted in (("sha256", sha256), ("md5", md5)):
         if wanted:
             found = _digest(path, algorithm)
-            if found != wanted:
+            if found != wanted.lower():
                 path.unlink()
                 raise DownloadError(f"{path.name} has the {algorithm} {found}, not {wanted}: it was damaged or changed "
                                     "on the way and has been deleted; try again.")
@@ -150,7 +172,7 @@ def extract(archive: str | Path, folder: str | Path) -> Path:
                 _extract_zip(archive, target)
             else:
                 _extract_tar(archive, target)
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise ValueError(f"{archive} is no complete archive ({error}); delete it and download it again.") from error
         _merge(target, folder)
     return folder
@@ -161,8 +183,8 @@ def _extract_zip(archive: Path, target: Path) -> None:
         members = file.infolist()
         for member in members:
             _refuse_outside(member.filename, archive)
-            if (member.external_attr >> 16) & 0o170000 == 0o120000:
-                raise ValueError(f"{archive} holds the link {member.filename!r}; it is not unpacked.")
+            if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise ValueError(f"{archive} holds {member.filename!r}, a link or a device; it is not unpacked.")
         _refuse_too_large(sum(member.file_size for member in members), target)
         file.extractall(target)
 
@@ -214,12 +236,14 @@ def _merge(source: Path, target: Path) -> None:
 
 
 def fetch(name: str, root: str | Path) -> None:
-    """Downloads and unpacks a data set of SOURCES into `root`. Raises ValueError for another name."""
+    """Downloads and unpacks a data set of SOURCES into `root`. Raises ValueError for another name.
+
+    The archives stay in root/archives, so that a set that was damaged can be unpacked again. Raises DownloadError.
+    """
     if name not in SOURCES:
         raise ValueError(f"data set {name!r} is none of {', '.join(SOURCES)}.")
     source, root = SOURCES[name], Path(root).expanduser()
-    if not source.archives:
-        raise DownloadError(f"{name} cannot be fetched without an account; get {source.by_hand}, in {root}.")
+    folder = root / source.folder
     for url, md5 in source.archives:
         archive = root / "archives" / f"{name}-{url.rsplit('/', 1)[1]}"
         if not archive.exists():
@@ -227,10 +251,13 @@ def fetch(name: str, root: str | Path) -> None:
                 download(url, archive, md5=md5)
             except DownloadError as error:
                 raise DownloadError(f"{error} What is wanted in {root}: {source.by_hand}.") from error
-        extract(archive, root / source.folder)
-    if name == "bccd":  # the repository's archive has a folder of its own around the set
-        _merge(root / "bccd" / "BCCD_Dataset-master" / "BCCD", root / "bccd" / "BCCD")
-    print(f"{name} is in {root}; set {ENVIRONMENT}={root} to use it.")
+        extract(archive, folder)
+    if source.around and (folder / source.around).is_dir():
+        _merge(folder / source.around, folder)
+        shutil.rmtree(folder / source.around)
+    for inner in sorted(folder.glob("annotations/panoptic_*.zip")):  # COCO packs these PNG files twice
+        extract(inner, inner.parent)
+    print(f"{name} is in {folder}; set {ENVIRONMENT}={root} to use it.")
 
 
 def main(arguments: list[str] | None = None) -> int:
