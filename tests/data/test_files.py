@@ -3,18 +3,21 @@
 import contextlib
 import io
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from torch.utils.data import DataLoader
 
 from lessons.data import open_dataset
-from lessons.data.coco import CocoDetection, CocoPanoptic
+from lessons.data.coco import CocoDetection, CocoPanoptic, decompress_runs
 from lessons.data.files import read_image
 from lessons.data.instances import is_validation
 from lessons.data.sample import collate
@@ -230,10 +233,21 @@ def test_coco_boxes_without_outlines_are_read_without_masks(tmp_path):
     ({"size": [30, 40]}, "without counts"),
     ({"size": [30, 40], "counts": [7, 10]}, "run lengths for 17 pixels, the picture has 1200"),
     ({"size": [30, 40], "counts": [1210, -10]}, "run lengths for 1200 pixels"),
+    ([[1, 2, 1e9, 4, 5, 6]], "not near its picture"),
+    ([[1, 2, float("nan"), 4, 5, 6]], "not near its picture"),
+    ({"size": [30, 40], "counts": ""}, "run lengths for 0 pixels"),
+    ({"size": [30, 40], "counts": "zzzz"}, "run lengths for"),
 ])
 def test_a_bad_outline_is_named(tmp_path, outline, message):
     with pytest.raises(ValueError, match=message):
         open_dataset("coco2017", "train", coco_set(tmp_path, [row(1, segmentation=outline)]))[0]
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_run_lengths_are_decompressed(height, width, seed, share):
+    mask = (np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8)
+    runs = decompress_runs(rle.encode(np.asfortranarray(mask))["counts"])
+    assert np.array_equal(np.repeat(np.arange(len(runs)) % 2, runs), mask.flatten(order="F"))
 
 
 def test_coco_needs_the_pictures_that_it_names(tmp_path):
@@ -471,21 +485,41 @@ def test_round_trip_of_the_embedded_set():
     truth_scores_one(open_dataset("scenes", "val"))
 
 
+def nuclei_set(root):
+    for name in "abcdefgh":
+        picture(root / "nuclei/stage1_train" / name / "images" / f"{name}.png")
+        picture(root / "nuclei/stage1_train" / name / "masks/0.png", mode="1")
+
+
 def test_worker_processes_read_the_same(tmp_path):
-    dataset = VocDevkit(voc_set(tmp_path, {"a": [voc_object("dog", (1, 1, 5, 5))]}), "train")
-    images, targets = next(iter(DataLoader(dataset, batch_size=2, num_workers=1, collate_fn=collate)))
-    assert torch.equal(images[1], dataset[1][0])
-    assert torch.equal(targets[0]["boxes"], dataset[0][1]["boxes"])
+    voc_set(tmp_path / "bccd/BCCD", {"a": [voc_object("RBC", (1, 1, 5, 5))]})
+    coco_set(tmp_path / "coco2017", [row(1)])
+    panoptic_set(tmp_path / "coco2017")
+    nuclei_set(tmp_path)
+    for name, options in (("bccd", {}), ("nuclei", {}), ("coco2017", {}), ("coco2017", {"task": "panoptic"})):
+        dataset = open_dataset(name, "train", tmp_path, **options)
+        loader = DataLoader(dataset, batch_size=2, num_workers=1, collate_fn=collate)
+        image, target = next((images[0], targets[0]) for images, targets in loader)
+        assert torch.equal(image, dataset[0][0])
+        assert all(torch.equal(target[key], value) for key, value in dataset[0][1].items() if torch.is_tensor(value))
+        again = pickle.loads(pickle.dumps(dataset))  # as worker processes get it where they cannot be forked
+        assert torch.equal(again[0][0], image)
 
 
 @real
+@pytest.mark.filterwarnings("ignore:BloodImage_00343")
 def test_real_bccd():
     dataset = open_dataset("bccd", "trainval", SHARED)
     assert len(dataset) == 292
     with pytest.warns(UserWarning, match="BloodImage_00338: dropped 1") as caught:
         labels = torch.cat([dataset.annotation(i)[0]["labels"] for i in range(292)])
     assert sum("BloodImage_00343" in str(one.message) for one in caught) == 1
-    assert labels.bincount().sum() == 3350 + 301 + 292 - 2
+    assert len(labels) == 3350 + 301 + 292 - 2
+    counts = dict(zip(dataset.classes, labels.bincount().tolist(), strict=True))
+    assert counts["WBC"] == 301
+    assert [len(open_dataset("bccd", split, SHARED)) for split in ("train", "val")] == [205, 87]
+    with pytest.raises(ValueError, match="no split 'test'; .* lists train, trainval, val"):
+        open_dataset("bccd", "test", SHARED)
     assert dataset[0][0].shape == (3, 480, 640)
     truth_scores_one(dataset)
 
@@ -508,6 +542,9 @@ def test_real_coco():
         assert ((found - target["area"]).abs() <= 0.1 * target["area"] + 20).all()
     people = open_dataset("coco2017", "train", SHARED / "coco_mini_cc", task="keypoints")
     assert sum(len(people.annotation(i)[0]["keypoints"]) for i in range(len(people))) == 27
+    assert people.points == 17
+    read = dataset[0]
+    assert read[0].shape[-2:] == read[1]["masks"].shape[-2:]
     truth_scores_one(dataset)
 
 
@@ -524,3 +561,4 @@ def test_real_panoptic():
         boxes = [one["bbox"] for one in rows if dataset.is_thing[dataset.category_ids.index(one["category_id"])]]
         assert target["boxes"].tolist() == [[x, y, x + w, y + h] for x, y, w, h in boxes]
     assert count == 285
+    truth_scores_one(dataset)
