@@ -53,7 +53,7 @@ class Plan:
     measured: int  # images of each validation split
 
 
-PLANS = {"short": Plan(2000, 0, 40, 50, 40, 20), "full": Plan(40000, 1600, 2000, 2800, 1000, 200)}
+PLANS = {"short": Plan(2000, 0, 40, 50, 40, 20), "full": Plan(40000, 1600, 2000, 2400, 1000, 200)}
 PRE_TRAINED, LESSON = CHECKPOINTS / "rcnn_pretrained.safetensors", CHECKPOINTS / "rcnn.safetensors"
 IMAGES_PER_STEP = 8
 PROPOSALS = {"scenes": 200, "photographs": 400}  # that are looked at in each image
