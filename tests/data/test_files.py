@@ -67,9 +67,10 @@ def test_voc_image_without_objects_and_boxes_outside(tmp_path):
 
 
 def test_voc_box_without_area_is_dropped_with_a_warning_that_names_the_image(tmp_path):
-    rows = [voc_object("dog", (7, 7, 7, 7)), voc_object("cat", (2, 2, 9, 9)), voc_object("dog", (9, 2, 4, 8))]
+    rows = [voc_object("dog", (7, 7, 7, 7)), voc_object("cat", (2, 2, 9, 9)), voc_object("dog", (9, 2, 4, 8)),
+            voc_object("dog", (7, 2, 7, 8)), voc_object("dog", (2, 7, 8, 7))]
     dataset = VocDevkit(voc_set(tmp_path, {"b": rows}), "train")
-    with pytest.warns(UserWarning, match="b: dropped 2 box"):
+    with pytest.warns(UserWarning, match="b: dropped 4 box"):
         target = dataset[1][1]
     assert [dataset.classes[label] for label in target["labels"]] == ["cat"]
 
