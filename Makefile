@@ -48,6 +48,7 @@ data: $(VENV)/.lab
 
 benchmarks: $(VENV)/.lab
 	$(BIN)/python -m benchmarks ops
+	$(BIN)/python -m benchmarks metrics
 	$(BIN)/python -m benchmarks proposals
 
 clean:

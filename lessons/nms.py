@@ -8,7 +8,7 @@ resolved inside itself, then what it keeps deletes from all later boxes at once.
 import torch
 from torch import Tensor
 
-from lessons.boxes import box_iou, check_boxes
+from lessons.boxes import box_area, box_iou, check_boxes
 
 BLOCK = 256  # boxes resolved at a time: large enough to spare Python steps, small enough for a 256 x 256 table of IoUs
 
@@ -22,12 +22,15 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """
     _check(boxes, scores, iou_threshold)
     order = scores.argsort(descending=True, stable=True)
-    rest, kept = boxes[order], []
+    sorted_boxes = boxes[order] if boxes.dtype == torch.float64 else boxes[order].float()
+    rest = torch.cat([sorted_boxes.T, box_area(sorted_boxes)[None]])  # (5, N): x1, y1, x2, y2, area, each contiguous
+    kept = []
     while len(order):
-        alone = _resolve(rest[:BLOCK], iou_threshold)
+        block, later = rest[:, :BLOCK], rest[:, BLOCK:]
+        alone = _resolve(_overlaps(block, block, iou_threshold))
         kept.append(order[:BLOCK][alone])
-        survives = ~(box_iou(rest[:BLOCK][alone], rest[BLOCK:]) > iou_threshold).any(dim=0)
-        order, rest = order[BLOCK:][survives], rest[BLOCK:][survives]
+        survives = ~_overlaps(block[:, alone], later, iou_threshold).any(dim=0)
+        order, rest = order[BLOCK:][survives], later[:, survives]
     return torch.cat(kept) if kept else order
 
 
@@ -87,14 +90,27 @@ def _decay(overlap: Tensor, iou_threshold: float, sigma: float, method: str) -> 
     return torch.where(overlap > iou_threshold, factor, torch.ones_like(overlap))
 
 
-def _resolve(boxes: Tensor, iou_threshold: float) -> Tensor:
-    """Which of a few boxes, best first, greedy NMS keeps: (n,) bool.
+def _overlaps(a: Tensor, b: Tensor, iou_threshold: float) -> Tensor:
+    """Whether IoU is above the threshold, (n, m) bool, for boxes as columns (5, n) and (5, m) of sides and area.
+
+    `box_iou`'s arithmetic, without its checks and on whole columns, which is what makes it fast.
+    """
+    x1, y1, x2, y2, area = a[:, :, None]
+    width = torch.minimum(x2, b[2]).sub_(torch.maximum(x1, b[0])).clamp_(min=0)
+    height = torch.minimum(y2, b[3]).sub_(torch.maximum(y1, b[1])).clamp_(min=0)
+    intersection = width.mul_(height)
+    union = (area + b[4]).sub_(intersection)
+    return intersection.div_(union) > iou_threshold
+
+
+def _resolve(overlaps: Tensor) -> Tensor:
+    """Which of a few boxes, best first, greedy NMS keeps: (n,) bool, given which pairs overlap too much (n, n).
 
     A box stays unless a *staying* better box suppresses it. Repeating that sentence from "all stay" settles the first
     undecided box in every round, so it ends with the greedy answer after at most n rounds, mostly after a handful.
     """
-    suppresses = (box_iou(boxes, boxes) > iou_threshold).triu(diagonal=1).float()  # [i, j]: i is better and overlaps j
-    stays = torch.ones(len(boxes), device=boxes.device)
+    suppresses = overlaps.triu(diagonal=1).float()  # [i, j]: i is better and overlaps j
+    stays = torch.ones(len(overlaps), device=overlaps.device)
     while True:
         after = ((stays @ suppresses) == 0).float()
         if torch.equal(after, stays):

@@ -522,7 +522,9 @@ for key, values in gains.items():
     print(f"{key:5s} gain by seed", "  ".join(f"{value:+.3f}" for value in values), f"  mean {sum(values) / len(values):+.3f}")
 relative = {key: result["mean"]["with"][key] / result["mean"]["without"][key] - 1 for key in ("AP50", "AP75")}
 print(f"relative gain of the means: AP50 {relative['AP50']:+.1%}, AP75 {relative['AP75']:+.1%}")
-assert len(result["seeds"]) >= 3 and min(gains["AP"]) > 0 and relative["AP75"] > relative["AP50"]
+assert len(result["seeds"]) >= 3
+assert min(gains["AP"]) > 0
+assert relative["AP75"] > relative["AP50"]
 
 # %% tags=["nbval-ignore-output"]
 from experiments import rcnn_box_regression

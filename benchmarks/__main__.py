@@ -1,0 +1,19 @@
+"""`python -m benchmarks NAME [OPTIONS]`: ops, metrics or proposals, side by side with their references."""
+
+import importlib
+import sys
+
+NAMES = ("ops", "metrics", "proposals")
+
+
+def main() -> int:
+    """Runs one benchmark with the options that follow its name; returns 2 for an unknown name."""
+    if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
+        print(f"usage: python -m benchmarks {{{','.join(NAMES)}}} [options]", file=sys.stderr)
+        return 2
+    importlib.import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
