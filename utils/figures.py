@@ -7,7 +7,7 @@ Figures are plain matplotlib; `show` puts one into the notebook together with it
 import html
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, YELLOW = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
 PALETTE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, YELLOW)
+Extent: TypeAlias = tuple[float, float, float, float]  # x1, y1, x2, y2
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DARK_TEXT_ON = {ORANGE, SKY, YELLOW, PURPLE, GREEN}  # white text would not stand out on these
@@ -34,7 +35,7 @@ def show(figure: Figure, alt: str, dpi: int = 72) -> None:
     """
     from IPython.display import HTML, Image, display
 
-    if not alt.strip():
+    if not (alt or "").strip():
         raise ValueError("a figure needs an alternative text: say what one sees and what it shows.")
     display(Image(png_bytes(figure, dpi), format="png", alt=alt))
     display(HTML(f"<details><summary>Text description</summary>{html.escape(alt)}</details>"))
@@ -85,9 +86,16 @@ def draw_boxes(ax: Axes, boxes: Tensor, labels: Tensor | None = None, scores: Te
     """Boxes (N, 4) xyxy pixels with class name and score on a plate that stays inside the picture.
 
     labels (N,) choose the colours unless `colors` names them; a box has a dark outline, to be seen on any background.
+    Raises ValueError for boxes of another shape and for a label that `classes` does not name.
     """
-    for i, (x1, y1, x2, y2) in enumerate(torch.as_tensor(boxes).tolist()):
+    boxes = torch.as_tensor(boxes)
+    if boxes.numel() and (boxes.ndim != 2 or boxes.shape[1] != 4):
+        raise ValueError(f"boxes must be (N, 4), not {tuple(boxes.shape)}.")
+    taken: list[Extent] = []
+    for i, (x1, y1, x2, y2) in enumerate(boxes.reshape(-1, 4).tolist()):
         label = int(labels[i]) if labels is not None else 1
+        if classes is not None and not 0 <= label < len(classes):
+            raise ValueError(f"label {label} has no name: there are {len(classes)} classes.")
         color = colors[i % len(colors)] if colors else class_color(label)
         outline = withStroke(linewidth=linewidth + 1.5, foreground="#000000A0")  # thin lines go without
         ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=linewidth,
@@ -95,7 +103,7 @@ def draw_boxes(ax: Axes, boxes: Tensor, labels: Tensor | None = None, scores: Te
         words = [classes[label]] if classes is not None else []
         words += [f"{float(scores[i]):.2f}"] if scores is not None else []
         if words:
-            _plate(ax, x1, y1, y2, " ".join(words), color)
+            taken.append(_plate(ax, (x1, y1, x2, y2), " ".join(words), color, taken))
     return ax
 
 
@@ -220,10 +228,37 @@ def finish_axes(ax: Axes, xlabel: str, ylabel: str, title: str, legend: bool = T
         ax.legend(frameon=False, fontsize=11)
 
 
-def _plate(ax: Axes, x: float, top: float, bottom: float, text: str, color: str) -> None:
-    """A name plate on a box: above its top edge, or inside where the picture ends."""
-    upper = max(ax.get_ylim())
-    inside = top < 0.08 * upper
-    ax.text(x, top if not inside else min(top, bottom), text, fontsize=10, fontweight="bold", clip_on=True,
-            color="black" if color in DARK_TEXT_ON or color == "#FFFFFF" else "white", ha="left",
-            va="top" if inside else "bottom", bbox={"facecolor": color, "edgecolor": "none", "pad": 1.5})
+def _plate(ax: Axes, box: Extent, text: str, color: str, taken: Sequence[Extent]) -> Extent:
+    """A name plate above a box; inside or below it where the picture ends or a plate stands already. Its extent."""
+    right = ax.get_xlim()[1]
+    width, height = _plate_size(ax, text)
+    fits = box[0] + width <= right
+    y, side, extent = _plate_place(ax, box, (box[0] if fits else right - width, width, height), taken)
+    ax.text(box[0] if fits else right, y, text, fontsize=10, fontweight="bold", ha="left" if fits else "right", va=side,
+            color="black" if color in DARK_TEXT_ON or color == "#FFFFFF" else "white", clip_on=True, zorder=5,
+            bbox={"facecolor": color, "edgecolor": "none", "pad": 1.5})
+    return extent
+
+
+def _plate_size(ax: Axes, text: str) -> tuple[float, float]:
+    """About the width and height of a plate with bold letters of 10 points, in pixels of the picture."""
+    panel, dpi = ax.get_window_extent(), ax.figure.dpi  # before the layout: rather too small
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    point = max((right - left) / panel.width, (bottom - top) / panel.height) * dpi / 72
+    return point * (6.8 * len(text) + 3), point * 15
+
+
+def _plate_place(ax: Axes, box: Extent, plate: tuple[float, float, float], taken: Sequence[Extent]
+                 ) -> tuple[float, str, Extent]:
+    """Where a plate (left end, width, height) stands best: its anchor's y, the side it hangs by, and its extent."""
+    left, width, height = plate
+    above = [(y, "bottom", (left, y - height, left + width, y)) for y in (box[1], box[3])]
+    below = [(y, "top", (left, y, left + width, y + height)) for y in (box[1], box[3])]
+    bottom, top = ax.get_ylim()
+    places = [above[0], *below, above[1]]
+    inside = [place for place in places if place[2][1] >= top and place[2][3] <= bottom] or [below[0]]
+    return next((place for place in inside if not any(_overlap(place[2], other) for other in taken)), inside[0])
+
+
+def _overlap(a: Extent, b: Extent) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -89,3 +89,35 @@ def test_more_images_than_columns():
 def test_class_colours_repeat_only_after_all_are_used():
     assert len({figures.class_color(label) for label in range(1, 8)}) == 7
     assert figures.class_color(8) == figures.class_color(1)
+
+
+def test_plates_stay_in_the_picture_and_off_one_another():
+    boxes = torch.tensor([[5.0, 2, 60, 70], [120, 40, 158, 90], [122, 44, 159, 100], [100, 130, 159, 159], [0, 0, 160, 160]])
+    figure, axes = figures.images_figure([torch.zeros(3, 160, 160)] * 2)
+    figures.draw_boxes(axes[0], boxes, torch.tensor([1, 2, 1, 2, 2]), torch.linspace(0.9, 0.5, 5), CLASSES)
+    figure.canvas.draw()
+    panel = axes[0].get_window_extent()
+    plates = [text.get_window_extent() for text in axes[0].texts]
+    assert len(plates) == 5
+    for i, plate in enumerate(plates):
+        assert panel.x0 - 1 <= plate.x0 < plate.x1 <= panel.x1 + 1
+        assert panel.y0 - 1 <= plate.y0 < plate.y1 <= panel.y1 + 1
+        assert not any(plate.overlaps(other) for other in plates[:i])
+
+
+@pytest.mark.parametrize(("boxes", "labels", "said"), [
+    (torch.zeros(4), torch.tensor([1]), r"must be \(N, 4\), not \(4,\)"),
+    (torch.zeros(2, 5), torch.tensor([1, 1]), r"must be \(N, 4\), not \(2, 5\)"),
+    (torch.zeros(1, 4), torch.tensor([3]), "label 3 has no name: there are 3 classes"),
+])
+def test_what_cannot_be_drawn_is_named(boxes, labels, said):
+    _, axes = figures.images_figure([IMAGE])
+    with pytest.raises(ValueError, match=said):
+        figures.draw_boxes(axes[0], boxes, labels, classes=CLASSES)
+
+
+def test_no_boxes_draw_nothing():
+    _, axes = figures.images_figure([IMAGE])
+    figures.draw_boxes(axes[0], torch.zeros(0, 4), torch.zeros(0), torch.zeros(0), CLASSES)
+    assert not axes[0].patches
+    assert not axes[0].texts
