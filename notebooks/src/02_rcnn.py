@@ -558,8 +558,8 @@ assert by_features["verdict"]["fine-tuned beats pre-trained (fc7)"]
 assert by_features["verdict"]["pre-trained beats random (fc7)"]
 
 # %% [markdown]
-# **Can the network be lobotomised?** The notes ask what is lost when fc6 and fc7 (94 % of AlexNet's weights) are removed. The first bars say it: pool5 alone, without fine-tuning, loses little; after fine-tuning it loses more,
-# because the fully connected layers are where the new task is learned.
+# **Can the network be lobotomised?** The notes ask what is lost when fc6 and fc7 (94 % of AlexNet's weights) are removed: the paper's pre-trained pool5 is as good as fc7, and only fine-tuning makes the
+# fully connected layers worth their weights. Ours show the same turn: before fine-tuning pool5 is *better* than fc7, fine-tuning gives most to fc6 and fc7, and after it the three are equal.
 #
 # **Why two definitions of positive and negative (fine-tuning 0.5, SVM 0.3)? Why an SVM at all?** The paper chose the SVM's 0.3 by a search over 0, 0.1 … 0.5: 0.5 cost 5 points, 0 cost 4.
 # Softmax in place of the SVMs cost 3.3 (54.2 to 50.9). It is a historical answer: fine-tuning needs about 30 times more positives than there are true boxes, so it takes loose ones; the SVM then
@@ -574,8 +574,8 @@ for statement, holds in svm["verdict"].items():
     print("yes" if holds else "no ", statement)
 
 # %% [markdown]
-# **What came out, and why.** Nearly a tie: all six ways lie within a hundredth of AP of each other, 0.5 is no worse than 0.3, mined negatives are no better than random ones, and the plain softmax is
-# as good as any SVM. Two reasons suggest themselves. Our CNN is fine-tuned on scenes with *exact* boxes and plenty of positives, so its features are already separable, and there is little
+# **What came out, and why.** Nearly a tie: all six ways lie within a hundredth of AP of each other. 0 is the worst threshold, as in the paper, but 0.5 is no worse than 0.3; mined negatives are
+# ahead of random ones by no more than the noise; and the plain softmax is as good as any SVM. Two reasons suggest themselves. Our CNN is fine-tuned on scenes with *exact* boxes and plenty of positives, so its features are already separable, and there is little
 # left for a stricter second classifier. And the paper's own successor found the same: in Fast R-CNN softmax beats the SVM by 0.1 to 0.8 points, and the SVM was dropped.
 #
 # **How do number and quality of proposals matter?** R-CNN does not vary them. (Fast R-CNN later does: AP rises, then falls a little.) Recall is the ceiling; AP follows it:
