@@ -10,6 +10,7 @@ Conventions in the text pair:
     tags=["widget", "nbval-ignore-output"]   a cell that ends in a widget; the next code cell must be ...
     tags=["static"]                  ... a still picture of the same thing, shown with utils.figures.show
     assert / assert_close            makes a cell an agreement cell
+    ![what one sees](picture.png)    a picture in the text needs words, a mermaid drawing accTitle: and accDescr:
 """
 
 import argparse
@@ -97,10 +98,11 @@ def check(name: str) -> list[str]:
     notebook, pair = nbformat.read(path, as_version=4), jupytext.read(source)
     size = path.stat().st_size
     found = [f"{size} bytes; the limit is {MAX_BYTES}."] if size > MAX_BYTES else []
-    executed, text = ([(c.cell_type, c.source.strip()) for c in one.cells] for one in (notebook, pair))
+    executed, text = ([(cell.cell_type, cell.source.strip(), _tags(cell)) for cell in one.cells]
+                      for one in (notebook, pair))
     if executed != text:
         found.append("notebook and text pair differ; run `python -m utils.notebooks build` (or sync).")
-    for look in (_execution, _headings, _widgets, _cells, _outputs):
+    for look in (_execution, _headings, _descriptions, _widgets, _cells, _outputs):
         found += look(notebook)
     if not any("assert" in cell.source for cell in code_cells(notebook)):
         found.append("no agreement cell: nothing asserts that the library equals what was done by hand.")
@@ -154,6 +156,23 @@ def _headings(notebook: Notebook) -> list[str]:
             if not heading.startswith(wanted_heading[:9])]
 
 
+def _descriptions(notebook: Notebook) -> list[str]:
+    found = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            pictures = re.findall(r"!\[\s*\]\([^)]*\)", cell.source) + _bare_images(cell.source)
+            found += [f"{picture[:60]!r} in the text has no description." for picture in pictures]
+            drawings = re.findall(r"^```mermaid$(.*?)^```", cell.source, flags=re.MULTILINE | re.DOTALL)
+            found += ["a mermaid drawing has no accTitle: and accDescr: lines." for drawing in drawings
+                      if not re.search(r"accTitle: *\S", drawing) or not re.search(r"accDescr: *\S", drawing)]
+    return found
+
+
+def _bare_images(text: str) -> list[str]:
+    """The <img> elements without words in their alt."""
+    return [image for image in re.findall(r"<img\b[^>]*>", text) if not re.search(r"""\balt=(["'])\s*[^"'\s]""", image)]
+
+
 def _widgets(notebook: Notebook) -> list[str]:
     cells = code_cells(notebook)
     return [f"the widget in cell [{cell.execution_count}] has no still picture after it."
@@ -180,7 +199,7 @@ def _outputs(notebook: Notebook) -> list[str]:
             data = output.get("data", {})
             if "image/png" in data and not _alternative_text(output):
                 found.append(f"{place}: a picture without alternative text; show it with utils.figures.show.")
-            if "<img" in "".join(data.get("text/html", "")) and "alt=" not in data["text/html"]:
+            if _bare_images(str(data.get("text/html", ""))):
                 found.append(f"{place}: an <img> without alt.")
             text = str(output.get("text", "")) + str(data.get("text/plain", "")) + str(data.get("text/html", ""))
             if re.search(r"(?<![\w.])/(?:home|root|Users|work|tmp)/", text):

@@ -92,6 +92,12 @@ CODE = len(notebooks.HEADINGS)  # the first code cell
     (lambda n: n.cells[3].update(source="## 7 Elsewhere"), "want 0 to 10 in order"),
     (lambda n: n.cells[3].update(source="## 3 Cooking"), "section 3 is called 'Cooking'"),
     (lambda n: n.cells[CODE].metadata.update(tags=["widget"]), "has no still picture after it"),
+    (lambda n: n.cells[CODE].metadata.update(tags=["nbval-ignore-output"]), "differ; run"),
+    (lambda n: n.cells[3].update(source="## 3 Building it\n![ ](dog.png)"), "'![ ](dog.png)' in the text has no description"),
+    (lambda n: n.cells[3].update(source="<img src=dog.png alt=''>"), "in the text has no description"),
+    (lambda n: n.cells[3].update(source="```mermaid\nflowchart LR\naccTitle: a\naccDescr:\n```"), "no accTitle: and accDescr:"),
+    (lambda n: n.cells[CODE].outputs.append(nbformat.v4.new_output("display_data", data={
+        "text/html": "<img src=x alt='a dog'><img src=y>"})), "an <img> without alt"),
     (lambda n: n.cells[CODE].update(source="x = 1\n" * 40), "40 lines|41 lines"),
     (lambda n: n.cells[CODE].update(source="from os import *"), "import *"),
 ])
@@ -99,6 +105,13 @@ def test_the_checker_sees(folder, built, change, said):
     shutil.copytree(built, folder, dirs_exist_ok=True)
     found = problems(folder, change)
     assert any(one in found for one in said.split("|")), found
+
+
+def test_described_pictures_and_drawings_are_welcome(folder):
+    drawing = "# ![a dog](dog.png)\n# ```mermaid\n# flowchart LR\n#     accTitle: a\n#     accDescr: b\n#     A --> B\n# ```\n"
+    write(folder, GOOD.replace("# ## 5 Training\n", "# ## 5 Training\n#\n" + drawing), execute=False)
+    assert "accDescr: b" in (folder / "01_x.ipynb").read_text()
+    assert not [problem for problem in notebooks.check("01_x") if "description" in problem or "mermaid" in problem]
 
 
 def test_what_is_missing_is_named(folder):
