@@ -109,7 +109,7 @@ def test_the_checker_sees(folder, built, change, said):
 
 def test_described_pictures_and_drawings_are_welcome(folder):
     drawing = "# ![a dog](dog.png)\n# ```mermaid\n# flowchart LR\n#     accTitle: a\n#     accDescr: b\n#     A --> B\n# ```\n"
-    write(folder, GOOD.replace("# ## 5 Training\n", "# ## 5 Training\n#\n" + drawing), execute=False)
+    write(folder, GOOD.replace("# ## 4 Training\n", "# ## 4 Training\n#\n" + drawing), execute=False)
     assert "accDescr: b" in (folder / "01_x.ipynb").read_text()
     assert not [problem for problem in notebooks.check("01_x") if "description" in problem or "mermaid" in problem]
 
