@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from PIL import Image
 from torch import Tensor
 
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, YELLOW = (
@@ -33,11 +34,12 @@ def show(figure: Figure, alt: str, dpi: int = 72) -> None:
     JupyterLab leaves the alternative text of pictures out of its page, so a foldable description stands beside each.
     Raises ValueError for an empty description.
     """
-    from IPython.display import HTML, Image, display
+    from IPython.display import HTML, display
+    from IPython.display import Image as Picture
 
     if not (alt or "").strip():
         raise ValueError("a figure needs an alternative text: say what one sees and what it shows.")
-    display(Image(png_bytes(figure, dpi), format="png", alt=alt))
+    display(Picture(png_bytes(figure, dpi), format="png", alt=alt))
     display(HTML(f"<details><summary>Text description</summary>{html.escape(alt)}</details>"))
     close(figure)
 
@@ -50,10 +52,14 @@ def close(figure: Figure) -> None:
 
 
 def png_bytes(figure: Figure, dpi: int = 72) -> bytes:
-    """The figure as PNG, the same bytes for the same picture (no date, no version in it)."""
-    buffer = io.BytesIO()
+    """The figure as PNG of 256 colours, the same bytes for the same picture (no date, no version in it).
+
+    With all its colours a page of photographs would make a notebook three times as large.
+    """
+    buffer, small = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
-    return buffer.getvalue()
+    Image.open(buffer).convert("RGB").quantize(256).save(small, format="PNG", optimize=True)
+    return small.getvalue()
 
 
 def new_figure(columns: int = 1, rows: int = 1, width: float = 4.0, height: float = 4.0, **options: Any

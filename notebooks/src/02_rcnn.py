@@ -424,7 +424,7 @@ from utils.live import LiveCurve
 history = recipe.fine_tune(model, training, steps=40, callbacks=[LiveCurve("Fine-tuning: cross-entropy of 32 objects and 96 backgrounds")])
 
 # %% tags=["nbval-ignore-output"]
-recipe.fit(model, training)  # one SVM and one box regression per class
+recipe.fit(model, training, progress=False)  # one SVM and one box regression per class
 
 # %% [markdown]
 # Half a minute of training on thirty pictures. What does it see, compared with the finished one?
