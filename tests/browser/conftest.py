@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +55,7 @@ class Lab:
                                     state="attached")
 
     def run_all(self, seconds: int = 240) -> None:
-        """Runs every cell and waits until each shows a number; fails on the first error output."""
+        """Runs every cell of a notebook without outputs, waits until each has a number; fails on the first error."""
         deadline = time.monotonic() + seconds
         started = """() => [...document.querySelectorAll('.jp-InputPrompt')]
             .some(prompt => /[*\\d]/.test(prompt.textContent))"""
@@ -67,10 +68,15 @@ class Lab:
             cell.querySelector('.jp-InputArea-editor').textContent.trim() &&
             !/\\[\\d+\\]/.test(cell.querySelector('.jp-InputPrompt').textContent)).length"""
         while self.page.evaluate(unfinished):
+            self._refuse_errors()
             assert time.monotonic() < deadline, "the notebook did not finish in time"
-            time.sleep(0.5)
-        errors = self.page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').all_inner_texts()
-        assert not [text for text in errors if "Traceback" in text], errors
+            self.page.wait_for_timeout(500)
+        self._refuse_errors()
+
+    def _refuse_errors(self) -> None:
+        kinds = ", ".join(f'[data-mime-type="application/vnd.jupyter.{kind}"]' for kind in ("error", "stderr"))
+        errors = [text for text in self.page.locator(kinds).all_inner_texts() if "Traceback" in text]
+        assert not errors, errors[0][-2000:]
 
     def widget(self, name: str):
         """The first widget of a kind, scrolled into view."""
@@ -93,6 +99,8 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
     home = tmp_path_factory.mktemp("jupyter")
     folder = home / "notebooks"
     shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "src"))
+    for path in folder.glob("*.ipynb"):
+        _clear(path)
     port, token = _free_port(), secrets.token_hex(16)
     server = _start_server(home, folder, port, token)
     try:
@@ -108,6 +116,15 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
     finally:
         server.terminate()
         server.wait(timeout=30)
+
+
+def _clear(path: Path) -> None:
+    """Removes stored outputs and numbers: what the test then sees was made in this browser."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(notebook, path)
 
 
 def _inside(url: str, port: int) -> bool:

@@ -168,3 +168,13 @@ def test_fewer_detections_above_a_higher_threshold(widgets):
     slide(widgets, widget, "threshold", "End")
     assert shown.count() < before
     widgets.screenshot("widget_threshold")
+
+
+def test_a_failing_cell_is_noticed(lab):
+    """Without this, a notebook that breaks in the browser could pass."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in ("1 / 0", "print(2)")])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    nbformat.write(notebook, lab.folder / "failing.ipynb")
+    lab.open("failing.ipynb")
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        lab.run_all(seconds=60)
