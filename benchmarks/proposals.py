@@ -43,9 +43,10 @@ def first(data: DetectionDataset, count: int) -> Iterator[Sample]:
 def report(title: str, samples: Sequence[Sample]) -> None:
     """One row per implementation: boxes and seconds per image (median), recall at IoU 0.5."""
     truth = [torch.as_tensor(target["boxes"])[torch.as_tensor(target["iscrowd"]) == 0] for _, target in samples]
+    searches = implementations()
     print(f"\n{title}: {len(samples)} images, {sum(map(len, truth))} objects")
     print(f"{'':22}{'boxes':>8}{'s/image':>9}" + "".join(f"{f'recall@{n}':>13}" for n in COUNTS))
-    for name, search in implementations().items():
+    for name, search in searches.items():
         found, seconds = timed(search, [image for image, _ in samples])
         recall = proposal_recall(found, truth, COUNTS)
         print(f"{name:22}{sum(map(len, found)) / len(found):8.0f}{seconds:9.3f}"

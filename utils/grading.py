@@ -7,28 +7,31 @@ import torch
 from torch import Tensor
 
 
-def check(candidate: Callable, reference: Callable, cases: Sequence[tuple], tolerance: float = 1e-5) -> bool:
-    """Compare the reader's function with the reference on `cases` (tuples of arguments); print one verdict.
+def check(candidate: Callable, reference: Callable, cases: Sequence[tuple], tolerance: float = 1e-5) -> None:
+    """Prints the verdict on the reader's function; an unfinished exercise must not stop the notebook."""
+    print(verdict(candidate, reference, cases, tolerance)[1])
 
-    Stops at the first case that differs and shows the arguments, the expected and the given result. An exception
-    of the candidate is a verdict too, never a traceback: an unfinished exercise must not stop the notebook.
-    Returns whether every case agreed.
+
+def verdict(candidate: Callable, reference: Callable, cases: Sequence[tuple], tolerance: float = 1e-5
+            ) -> tuple[bool, str]:
+    """Compares `candidate` with `reference` on `cases` (tuples of arguments): whether all agree, and a text.
+
+    Stops at the first case that differs; the text shows the arguments, the expected and the given result. An exception
+    of the candidate is a verdict too, never a traceback.
     """
     for number, arguments in enumerate(cases, start=1):
         expected = reference(*arguments)
         try:
             given = candidate(*arguments)
         except Exception as error:  # whatever the reader's code raises is the verdict
-            print(f"✗ case {number}: {_names(arguments)} raised {type(error).__name__}: {error}")
-            return False
+            return False, f"✗ case {number}: {_names(arguments)} raised {type(error).__name__}: {error}"
         if given is None or given is Ellipsis:
-            print(f"… nothing yet: {candidate.__name__} returned {given}. Case {number} expects {_short(expected)}")
-            return False
+            return False, (f"… nothing yet: {candidate.__name__} returned {given}. "
+                           f"Case {number} expects {_short(expected)}")
         if not _close(given, expected, tolerance):
-            print(f"✗ case {number}: {_names(arguments)}\n  expected {_short(expected)}\n  given    {_short(given)}")
-            return False
-    print(f"✓ {candidate.__name__} agrees on all {len(cases)} cases.")
-    return True
+            return False, (f"✗ case {number}: {_names(arguments)}\n  expected {_short(expected)}\n"
+                           f"  given    {_short(given)}")
+    return True, f"✓ {candidate.__name__} agrees on all {len(cases)} cases."
 
 
 def _close(given: Any, expected: Any, tolerance: float) -> bool:

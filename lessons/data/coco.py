@@ -5,6 +5,7 @@ that evaluation ignores. Category numbers have gaps (COCO has 80 classes numbere
 the order of the numbers, and `category_ids[label]` is the number in the file, for exporting results.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ from lessons.data.files import check_size, read_colours, read_image, read_json
 from lessons.data.sample import DetectionDataset, Sample, Target, clip_boxes, drop_degenerate
 
 TASKS = ("instances", "keypoints", "panoptic")
+NUMBER = (int, float)
+FORMS: dict[str, type | tuple[type, ...]] = {  # what the entries of a file must be; outlines are looked at when read
+    "id": int, "image_id": int, "category_id": int, "file_name": str, "name": str, "height": int, "width": int,
+    "area": NUMBER, "bbox": list, "keypoints": list, "segments_info": list, "segmentation": object}
+FORM_NAMES = {int: "a whole number", str: "a text", NUMBER: "a number", list: "a list"}
 
 
 class CocoDetection(DetectionDataset):
@@ -24,8 +30,9 @@ class CocoDetection(DetectionDataset):
     masks=False leaves masks out, which is much faster, and boxes without outlines can be read. With task "keypoints"
     targets hold "keypoints" (N, P, 3) and only annotations that carry some. Boxes reaching beyond the picture are
     clipped, those without area dropped with a warning. image_id is the file's.
-    Raises ValueError for another task, broken JSON, missing entries or unknown categories and images; when a sample is
-    read, for an outline that cannot be decoded and for a picture of another size than the file says.
+    Raises ValueError for another task, broken JSON, entries that are missing or of another kind, numbers given twice,
+    unknown categories and images; when a sample is read, for a box, keypoints or an outline that cannot be understood
+    and for a picture of another size than the file says.
     """
 
     def __init__(self, images: str | Path, annotations: str | Path, task: str = "instances", masks: bool = True
@@ -55,13 +62,13 @@ class CocoDetection(DetectionDataset):
 
     def annotation(self, index: int) -> tuple[Target, tuple[int, int]]:
         image = self.images[index]
-        size = int(image["height"]), int(image["width"])
+        size = image["height"], image["width"]
         rows = self._rows.get(image["id"], [])
         if self.task == "keypoints":
             rows = [row for row in rows if any(row["keypoints"][2::3])]
-        target = {"boxes": _boxes(rows, size), "labels": _integers(self._labels[row["category_id"]] for row in rows),
+        target = {"boxes": _boxes(rows, size, self.file), "labels": _labels_of(rows, self._labels),
                   "area": torch.tensor([float(row["area"]) for row in rows], dtype=torch.float32),
-                  "iscrowd": _integers(row.get("iscrowd", 0) for row in rows), "image_id": image["id"]}
+                  "iscrowd": _crowds(rows, self.file), "image_id": image["id"]}
         if self.task == "keypoints":
             target["keypoints"] = self._keypoints(rows)
         if self.masks:
@@ -70,11 +77,8 @@ class CocoDetection(DetectionDataset):
         return drop_degenerate(target, image["file_name"]), size
 
     def _keypoints(self, rows: list[dict]) -> Tensor:
-        for row in rows:
-            if len(row["keypoints"]) != 3 * self.points:
-                raise ValueError(f"{self.file}: annotation {row['id']} has {len(row['keypoints'])} numbers for "
-                                 f"keypoints, others have {3 * self.points}.")
-        return torch.tensor([row["keypoints"] for row in rows], dtype=torch.float32).reshape(len(rows), self.points, 3)
+        points = [_numbers(row, "keypoints", 3 * self.points, self.file) for row in rows]
+        return torch.tensor(points, dtype=torch.float32).reshape(len(rows), self.points, 3)
 
 
 class CocoPanoptic(DetectionDataset):
@@ -126,13 +130,14 @@ class CocoPanoptic(DetectionDataset):
             semantic[ids == number] = label
         things = [one for one in row["segments_info"] if self.is_thing[labels[one["id"]]]]
         masks = [ids == one["id"] for one in things]
-        table = [[one["id"], labels[one["id"]], one.get("iscrowd", 0)] for one in row["segments_info"]]
-        target = {"boxes": _boxes(things, size), "labels": _integers(labels[one["id"]] for one in things),
+        table = [_integers(one["id"] for one in row["segments_info"]), _labels_of(row["segments_info"], self._labels),
+                 _crowds(row["segments_info"], self.file)]
+        target = {"boxes": _boxes(things, size, self.file), "labels": _labels_of(things, self._labels),
                   "area": torch.tensor([float(one["area"]) for one in things], dtype=torch.float32),
-                  "iscrowd": _integers(one.get("iscrowd", 0) for one in things), "image_id": row["image_id"],
+                  "iscrowd": _crowds(things, self.file), "image_id": row["image_id"],
                   "masks": torch.stack(masks) if masks else torch.zeros((0, *size), dtype=torch.bool),
                   "panoptic": ids, "semantic": semantic,
-                  "segments": torch.tensor(table, dtype=torch.int64).reshape(-1, 3)}
+                  "segments": torch.stack(table, dim=1)}
         return drop_degenerate(target, self.images[index]["file_name"]), size
 
     def _segment_ids(self, row: dict) -> Tensor:
@@ -148,19 +153,30 @@ class CocoPanoptic(DetectionDataset):
 
 def _content(path: Path) -> dict[str, Any]:
     content = read_json(path)
-    missing = [key for key in ("images", "annotations", "categories") if key not in content]
+    parts = ("images", "annotations", "categories")
+    missing = [key for key in parts if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if missing:
         raise ValueError(f"{path} has no {', '.join(missing)}: it is no COCO annotation file for detection.")
     _check_entries(content["images"], ["id", "file_name", "height", "width"], path)
     _check_entries(content["categories"], ["id", "name"], path)
+    for key in ("images", "categories"):
+        numbers = [row["id"] for row in content[key]]
+        if len(set(numbers)) < len(numbers):
+            twice = Counter(numbers).most_common(1)[0][0]
+            raise ValueError(f"{path}: the number {twice} stands twice among the {key}.")
     return content
 
 
 def _check_entries(rows: list[dict], needed: Sequence[str], path: Path) -> None:
+    """Raises ValueError for the first entry in which something `needed` is missing or is not what FORMS says."""
     for row in rows:
-        missing = [key for key in needed if key not in row]
+        missing = [key for key in needed if not isinstance(row, dict) or key not in row]
         if missing:
             raise ValueError(f"{path}: the entry {str(row)[:80]} has no {', '.join(missing)}.")
+        for key in needed:
+            if not isinstance(row[key], FORMS[key]):
+                raise ValueError(f"{path}: the entry {str(row)[:80]} has the {key} {str(row[key])[:80]}, which is not "
+                                 f"{FORM_NAMES[FORMS[key]]}.")
 
 
 def _categories(content: dict[str, Any]) -> tuple[list[int], tuple[str, ...]]:
@@ -185,10 +201,32 @@ def _known_category(row: dict, labels: dict[int, int], path: Path) -> None:
         raise ValueError(f"{path}: annotation {row['id']} has the unknown category {row['category_id']}.")
 
 
-def _boxes(rows: list[dict], size: tuple[int, int]) -> Tensor:
-    boxes = torch.tensor([row["bbox"] for row in rows], dtype=torch.float32).reshape(-1, 4)
+def _boxes(rows: list[dict], size: tuple[int, int], path: Path) -> Tensor:
+    """(N, 4) xyxy of the rows' xywh, inside a picture of `size`."""
+    boxes = torch.tensor([_numbers(row, "bbox", 4, path) for row in rows], dtype=torch.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return clip_boxes(boxes, size)
+
+
+def _numbers(row: dict, key: str, count: int, path: Path) -> list[float]:
+    """The entry `key` of an annotation, `count` numbers. Raises ValueError naming what is there instead."""
+    values = row[key]
+    if len(values) != count or not all(isinstance(value, NUMBER) for value in values):
+        raise ValueError(f"{path}: annotation {row['id']} has the {key} {str(values)[:80]}, not {count} numbers.")
+    return values
+
+
+def _labels_of(rows: list[dict], labels: dict[int, int]) -> Tensor:
+    return _integers(labels[row["category_id"]] for row in rows)
+
+
+def _crowds(rows: list[dict], path: Path) -> Tensor:
+    """(N,) int64, 1 for a crowd; a file without this entry has none. Raises ValueError for anything but 0 and 1."""
+    crowds = [row.get("iscrowd", 0) for row in rows]
+    for row, crowd in zip(rows, crowds, strict=True):
+        if crowd not in (0, 1):
+            raise ValueError(f"{path}: annotation {row['id']} has iscrowd {crowd!r}, not 0 or 1.")
+    return _integers(crowds)
 
 
 def _integers(values: Iterable[int]) -> Tensor:
@@ -199,20 +237,27 @@ def _mask(outline: Any, size: tuple[int, int], where: str) -> Tensor:
     """(H, W) bool of polygons, an uncompressed or a compressed run-length code. Raises ValueError naming `where`."""
     from pycocotools import mask as rle
 
-    if isinstance(outline, dict):
-        code = _run_lengths(outline, size, where)
-    else:
-        polygons = [one for one in outline or () if len(one) >= 6 and len(one) % 2 == 0]  # four numbers would be a box
-        if not polygons:
-            raise ValueError(f"{where} has no outline, polygons of three or more points; masks=False reads its box.")
-        far = 10 * max(size)  # pycocotools walks along the outline pixel by pixel, however far that is
-        if not all(-far <= value <= far for polygon in polygons for value in polygon):
-            raise ValueError(f"{where} has an outline that is not near its picture of {size} pixels.")
-        code = rle.merge(rle.frPyObjects(polygons, *size))
+    try:
+        code = _run_lengths(outline, size, where) if isinstance(outline, dict) else _polygons(outline, size, where)
+    except TypeError as error:  # something else stands where numbers and lists of numbers should
+        raise ValueError(f"{where} has the outline {str(outline)[:80]}, which is none ({error}).") from error
     try:
         return torch.from_numpy(rle.decode(code)).bool()
     except ValueError as error:
         raise ValueError(f"{where} has a run-length code that cannot be decoded ({error}).") from error
+
+
+def _polygons(outline: list[list[float]], size: tuple[int, int], where: str) -> dict:
+    """The compressed run-length code of the pixels inside any of the polygons x1, y1, x2, y2, ..."""
+    from pycocotools import mask as rle
+
+    polygons = [one for one in outline or () if len(one) >= 6 and len(one) % 2 == 0]  # four numbers would be a box
+    if not polygons:
+        raise ValueError(f"{where} has no outline, polygons of three or more points; masks=False reads its box.")
+    far = 10 * max(size)  # pycocotools walks along the outline pixel by pixel, however far that is
+    if not all(-far <= value <= far for polygon in polygons for value in polygon):
+        raise ValueError(f"{where} has an outline that is not near its picture of {size} pixels.")
+    return rle.merge(rle.frPyObjects(polygons, *size))
 
 
 def _run_lengths(code: dict, size: tuple[int, int], where: str) -> dict:

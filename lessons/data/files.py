@@ -104,8 +104,9 @@ def find_folder(name: str, candidates: Sequence[str], inside: str, root: str | P
             f"`python -m lessons.data.download {name} --root FOLDER` fetches it or says where it can be had.")
     base = Path(where).expanduser()
     named = [base, *(base / candidate for candidate in candidates)]
+    # os.path.exists: a folder that may not be looked into is none of a data set
     for place in [*named, base.parent, *sorted(base.glob("*/"))]:  # the parent: someone gave .../VOCdevkit/VOC2007
-        if (place / inside).exists() and (place != base.parent or base.name == Path(inside).parts[0]):
+        if os.path.exists(place / inside) and (place != base.parent or base.name == Path(inside).parts[0]):
             return place
     tried = ", ".join(str(place / inside) for place in named)
     raise FileNotFoundError(

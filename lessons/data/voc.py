@@ -26,18 +26,21 @@ class VocDevkit(DetectionDataset):
     "difficult" objects have iscrowd 1: evaluation ignores them. Boxes reaching beyond the picture are clipped; those
     whose corners do not differ in both directions are dropped with a warning. `names` lists the file names, image_id is
     the place in that list. Raises ValueError for an unknown split, broken XML or a class not in `classes`,
-    FileNotFoundError for missing files.
+    FileNotFoundError for missing files and folders.
     """
 
     def __init__(self, folder: str | Path, split: str, classes: Sequence[str] = VOC_CLASSES, name: str = "voc") -> None:
         self.folder, self.split, self.name, self.classes = Path(folder), split, name, tuple(classes)
         lists = self.folder / "ImageSets" / "Main"
         listing = lists / f"{split}.txt"
+        if not lists.is_dir():
+            raise FileNotFoundError(f"{lists} is missing: {self.folder} is not in VOC's layout.")
         if not listing.is_file():
             known = sorted(path.stem for path in lists.glob("*.txt") if "_" not in path.stem)
             raise ValueError(f"{name} has no split {split!r}; {lists} lists {', '.join(known) or 'nothing'}.")
         # a list may carry a second column (1 or -1), which says whether a class occurs
-        self.names = [line.split()[0] for line in listing.read_text().splitlines() if line.strip()]
+        lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
+        self.names = [line.split()[0] for line in lines if line.strip()]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -84,6 +87,9 @@ def _root(path: Path) -> ET.Element:
     if not path.is_file():
         raise FileNotFoundError(f"the annotation {path} is missing; the list of the split names it.")
     try:
-        return ET.parse(path).getroot()
-    except ET.ParseError as error:
+        root = ET.parse(path).getroot()
+    except (ET.ParseError, LookupError) as error:  # LookupError: it names an encoding that does not exist
         raise ValueError(f"{path} is not valid XML ({error}); it may be cut off, download it again.") from error
+    if root.tag != "annotation":
+        raise ValueError(f"{path} holds <{root.tag}>, not the <annotation> of VOC's layout.")
+    return root

@@ -728,7 +728,7 @@ from utils.grading import check
 
 touching = torch.tensor([[0.0, 0, 10, 10], [5, 5, 15, 15]])
 far_away = torch.tensor([[20.0, 30, 40, 50]])
-check(iou_mistake_1, box_iou, [(touching, touching), (touching, far_away)]);
+check(iou_mistake_1, box_iou, [(touching, touching), (touching, far_away)])
 
 # %% [markdown]
 # *From a lecture: "VOC code computes the width as x2 − x1 + 1, so we do, too."* The boxes here are not inclusive pixel indices:
@@ -741,7 +741,7 @@ def area_mistake_2(boxes):
 
 from lessons.boxes import box_area
 
-check(area_mistake_2, box_area, [(touching,), (far_away,)]);
+check(area_mistake_2, box_area, [(touching,), (far_away,)])
 
 # %% [markdown]
 # *"NMS on all boxes of the image"*: what is forgotten?
@@ -752,7 +752,7 @@ def detect_mistake_3(boxes, scores, labels, iou_threshold):
     return nms(boxes, scores, iou_threshold)
 
 
-check(detect_mistake_3, batched_nms, [(three, three_scores, torch.tensor([1, 1, 1]), 0.3), (three, three_scores, classes, 0.3)]);
+check(detect_mistake_3, batched_nms, [(three, three_scores, torch.tensor([1, 1, 1]), 0.3), (three, three_scores, classes, 0.3)])
 
 # %% [markdown]
 # *"A detection is correct if it overlaps an object by 0.5."* Which half of the rule is missing?
@@ -767,7 +767,7 @@ def hits_reference(boxes, scores, objects):
     return match_detections(boxes, scores, objects, iou_threshold=0.5)[0]
 
 
-check(hits_mistake_4, hits_reference, [(found[[0, 2]], torch.tensor([0.9, 0.7]), truth_boxes), (found, torch.tensor([0.9, 0.8, 0.7]), truth_boxes)]);
+check(hits_mistake_4, hits_reference, [(found[[0, 2]], torch.tensor([0.9, 0.7]), truth_boxes), (found, torch.tensor([0.9, 0.8, 0.7]), truth_boxes)])
 
 # %% [markdown]
 # *"mAP: compute AP in every image and take the mean."* The detections of **all images** belong in one list. How far off is the shortcut? Here two images,
@@ -795,7 +795,7 @@ def covered_share(boxes1, boxes2):
 
 
 covered_reference = lambda a, b: box_iou(a, b) * (box_area(a)[:, None] + box_area(b)) / (1 + box_iou(a, b)) / box_area(a)[:, None]
-check(covered_share, covered_reference, [(touching, touching), (touching, far_away)]);
+check(covered_share, covered_reference, [(touching, touching), (touching, far_away)])
 
 # %% [markdown]
 # **2.** Precision at a given recall: the best precision at this recall *or higher*, 0 if it is never reached.
@@ -806,7 +806,7 @@ def precision_at(scores, matched, num_ground_truth, wanted):
 
 
 precision_reference = lambda s, m, n, r: read_off(r)
-check(precision_at, precision_reference, [(ten_scores, matched, objects, r) for r in (0.0, 0.4, 0.5, 0.8, 0.9)]);
+check(precision_at, precision_reference, [(ten_scores, matched, objects, r) for r in (0.0, 0.4, 0.5, 0.8, 0.9)])
 
 # %% [markdown]
 # **3.** *Think first.* In section 3.5 use neighbours half a width apart. At which threshold do they survive? Compute the IoU on paper, then change the cell.

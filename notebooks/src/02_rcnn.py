@@ -665,7 +665,7 @@ def decode_mistake_1(t, p):
     return torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], dim=1)
 
 
-check(decode_mistake_1, decode_boxes, [(torch.zeros(1, 4), proposal), (t, proposal)], tolerance=1e-3);
+check(decode_mistake_1, decode_boxes, [(torch.zeros(1, 4), proposal), (t, proposal)], tolerance=1e-3)
 
 # %% [markdown]
 # *"Each proposal is expanded by p = 16 pixels."* In which frame? (Two mistakes in one: the notes also said it was for box regression.)
@@ -676,7 +676,7 @@ def context_mistake_2(boxes, size, padding):
     return boxes + padding * torch.tensor([-1.0, -1.0, 1.0, 1.0])
 
 
-check(context_mistake_2, enlarge_for_context, [(torch.tensor([[0.0, 0, 195, 195]]), 227, 16), (small, 227, 16)], tolerance=1e-3);
+check(context_mistake_2, enlarge_for_context, [(torch.tensor([[0.0, 0, 195, 195]]), 227, 16), (small, 227, 16)], tolerance=1e-3)
 
 # %% [markdown]
 # *"Positives are boxes with IoU ≥ 0.5, negatives those below 0.3, as everywhere in R-CNN."* For **fine-tuning** that is wrong (−1 here means left out):
@@ -688,7 +688,7 @@ def labels_mistake_3(overlap):
     return torch.where(best >= 0.5, label + 1, torch.where(best < 0.3, 0, -1))
 
 
-check(labels_mistake_3, fine_tuning_labels, [(torch.tensor([[0.7, 0.0], [0.1, 0.2]]),), (torch.tensor([[0.7, 0.0], [0.1, 0.4]]),)]);
+check(labels_mistake_3, fine_tuning_labels, [(torch.tensor([[0.7, 0.0], [0.1, 0.2]]),), (torch.tensor([[0.7, 0.0], [0.1, 0.4]]),)])
 
 # %% [markdown]
 # *"The regressor minimises the squared error on all proposals that the SVM calls positive."* What is missing is the ridge (λ = 1000), and the SVM has no say: all pairs with IoU > 0.6 train it.
@@ -700,7 +700,7 @@ def regression_mistake_4(x, p, g):
     return torch.linalg.lstsq(x, target - target.mean(0)).solution.T
 
 
-check(regression_mistake_4, lambda x, p, g: fit_box_regression(x, p, g)[0], [(X, pairs, goals)]);
+check(regression_mistake_4, lambda x, p, g: fit_box_regression(x, p, g)[0], [(X, pairs, goals)])
 
 # %% [markdown]
 # *"R-CNN's backbone is VGG-16."* The original is AlexNet; VGG came with a later version of the paper. (Nothing to run: look at section 3.3.)
@@ -714,7 +714,7 @@ def growth(size, padding):
     ...
 
 
-check(growth, lambda size, padding: size / (size - 2 * padding), [(64, 4), (227, 16)]);
+check(growth, lambda size, padding: size / (size - 2 * padding), [(64, 4), (227, 16)])
 
 # %% [markdown]
 # **2.** The SVM's training set: from overlaps (N,) with the class's nearest object, tell positives (1: the true boxes, IoU 1), negatives (0: below 0.3) and left out (−1).
@@ -724,7 +724,7 @@ def svm_labels(overlap):
     ...
 
 
-check(svm_labels, lambda o: torch.where(o == 1, 1, torch.where(o < 0.3, 0, -1)), [(torch.tensor([1.0, 0.0, 0.29]),), (torch.tensor([1.0, 0.3, 0.9]),)]);
+check(svm_labels, lambda o: torch.where(o == 1, 1, torch.where(o < 0.3, 0, -1)), [(torch.tensor([1.0, 0.0, 0.29]),), (torch.tensor([1.0, 0.3, 0.9]),)])
 
 # %% [markdown]
 # **3.** Raise `max_proposals` of the shipped detector to 400 and measure AP and time on `held_back`. Is it worth it?
