@@ -6,6 +6,7 @@ Every function takes torchvision.ops' arguments in its order and gives its resul
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -42,8 +43,9 @@ def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
 
 def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
     """Area (..., N) of boxes (..., N, 4), square pixels. Raises ValueError for x2 < x1, y2 < y1, NaN or infinity."""
-    x1, y1, x2, y2 = _upcast(_corners(boxes, fmt)).unbind(-1)
-    return (x2 - x1) * (y2 - y1)
+    _corners(boxes, fmt)
+    a, b, c, d = _upcast(boxes).unbind(-1)
+    return (c - a) * (d - b) if fmt == "xyxy" else c * d
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
@@ -53,8 +55,9 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
     give 0 / 0 = NaN, as torchvision does. Differentiable, with gradient 0 for boxes that do not touch.
     Raises ValueError for a box with x2 < x1, y2 < y1, NaN or infinity.
     """
-    intersection, union = _intersection_and_union(_corners(boxes1, fmt), _corners(boxes2, fmt))
-    return intersection / union
+    intersection = _intersection(_corners(boxes1, fmt), _corners(boxes2, fmt))
+    area1, area2 = box_area(boxes1, fmt), box_area(boxes2, fmt)
+    return intersection / (area1[..., :, None] + area2[..., None, :] - intersection)
 
 
 def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
@@ -107,15 +110,15 @@ def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 def remove_small_boxes(boxes: Tensor, min_size: float) -> Tensor:
     """Indices (K,) of the boxes (N, 4) xyxy whose width and height are both at least `min_size` pixels."""
-    sides = boxes[:, 2:] - boxes[:, :2]
-    return torch.where((sides >= min_size).all(dim=1))[0]
+    sides = boxes[..., 2:] - boxes[..., :2]
+    return torch.where((sides >= min_size).all(dim=-1))[0]
 
 
 def masks_to_boxes(masks: Tensor) -> Tensor:
     """The box around each mask: masks (N, H, W), boxes (N, 4) float32 xyxy of the first and last pixel numbers.
 
     As torchvision's: x2 and y2 are the last pixel, so that a mask of one pixel gives a box without area; add 1 to them
-    for a box that holds the pixels. Raises ValueError for an empty mask.
+    for a box that holds the pixels. A mask without pixels gives 0, 0, 0, 0. Raises ValueError for another shape.
     """
     if masks.ndim != 3:
         raise ValueError(f"masks of shape {tuple(masks.shape)}: want (N, H, W).")
@@ -123,11 +126,10 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
         return torch.zeros((len(masks), 4), device=masks.device)
     filled = masks != 0
     columns, rows = filled.any(dim=1), filled.any(dim=2)
-    if not columns.any(dim=1).all():
-        raise ValueError(f"mask {int((~columns.any(dim=1)).nonzero()[0])} has no pixel, so it has no box.")
     first = [side.int().argmax(dim=1) for side in (columns, rows)]
     last = [side.shape[1] - 1 - side.flip(1).int().argmax(dim=1) for side in (columns, rows)]
-    return torch.stack([*first, *last], dim=1).float()
+    boxes = torch.stack([*first, *last], dim=1).float()
+    return boxes * columns.any(dim=1, keepdim=True)
 
 
 def check_boxes(boxes: Tensor) -> Tensor:
@@ -151,21 +153,30 @@ def _upcast(boxes: Tensor) -> Tensor:
     return boxes if boxes.dtype in (torch.int32, torch.int64) else boxes.int()
 
 
+def _intersection(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Area (..., N, M) that boxes (..., N, 4) and (..., M, 4) share: 0 where they lie apart."""
+    width, height = (_upcast(torch.minimum(high1, high2) - torch.maximum(low1, low2)).clamp(min=0)
+                     for (low1, high1), (low2, high2) in _sides(boxes1, boxes2))
+    return width * height
+
+
 def _intersection_and_union(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
     """Areas (..., N, M) that boxes (..., N, 4) and (..., M, 4) share and cover together."""
-    top_left = torch.max(boxes1[..., :, None, :2], boxes2[..., None, :, :2])
-    bottom_right = torch.min(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:])
-    width, height = _upcast(bottom_right - top_left).clamp(min=0).unbind(-1)
-    intersection = width * height
-    area1, area2 = box_area(boxes1), box_area(boxes2)
-    return intersection, area1[..., :, None] + area2[..., None, :] - intersection
+    intersection = _intersection(boxes1, boxes2)
+    return intersection, box_area(boxes1)[..., :, None] + box_area(boxes2)[..., None, :] - intersection
 
 
 def _enclosing_size(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, ...]:
     """Width and height (..., N, M) of the smallest box around each pair."""
-    top_left = torch.min(boxes1[..., :, None, :2], boxes2[..., None, :, :2])
-    bottom_right = torch.max(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:])
-    return _upcast(bottom_right - top_left).clamp(min=0).unbind(-1)
+    return tuple(_upcast(torch.maximum(high1, high2) - torch.minimum(low1, low2)).clamp(min=0)
+                 for (low1, high1), (low2, high2) in _sides(boxes1, boxes2))
+
+
+def _sides(boxes1: Tensor, boxes2: Tensor) -> Iterator[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]:
+    """For x, then y: where the boxes begin and end, (..., N, 1) and (..., 1, M), each contiguous, which is faster."""
+    for low, high in ((0, 2), (1, 3)):
+        yield ((boxes1[..., :, low, None].contiguous(), boxes1[..., :, high, None].contiguous()),
+               (boxes2[..., None, :, low].contiguous(), boxes2[..., None, :, high].contiguous()))
 
 
 def _centre_penalty(boxes1: Tensor, boxes2: Tensor, eps: float) -> Tensor:

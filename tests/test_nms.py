@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lessons.boxes import box_iou
-from lessons.nms import BLOCK, batched_nms, nms, soft_nms
+from lessons.nms import BLOCK, FEW, FIRST_BLOCK, batched_nms, matrix_nms, nms, soft_nms
 
 
 def clustered(count, seed=0, objects=20, dtype=torch.float32):
@@ -24,7 +24,7 @@ def clustered(count, seed=0, objects=20, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.7, 1.0])
-@pytest.mark.parametrize("count", [0, 1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 1500])
+@pytest.mark.parametrize("count", [0, 1, 2, FIRST_BLOCK - 1, FIRST_BLOCK, FIRST_BLOCK + 1, BLOCK + 1, 1500])
 def test_equal_to_torchvision(count, threshold):
     boxes, scores = clustered(count, seed=count)
     assert torch.equal(nms(boxes, scores, threshold), reference.nms(boxes, scores, threshold))
@@ -57,6 +57,16 @@ def test_only_kept_boxes_suppress():
 def test_the_threshold_itself_does_not_suppress():
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5]])  # IoU exactly 0.5
     assert nms(boxes, torch.tensor([0.9, 0.8]), 0.5).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("part", "whole"), [(3, 10), (7, 10), (1, 3), (2, 3), (6, 10), (9, 10), (35, 100), (55, 100)])
+def test_thresholds_that_are_no_binary_numbers(part, whole, dtype):
+    """The IoU is part / whole, rounded; torchvision compares it with the threshold in double precision."""
+    boxes = torch.tensor([[0.0, 0, whole, whole], [0, 0, whole, part]], dtype=dtype)
+    scores = torch.tensor([0.9, 0.8], dtype=dtype)
+    for threshold in (part / whole, math.nextafter(part / whole, 0), math.nextafter(part / whole, 1)):
+        assert torch.equal(nms(boxes, scores, threshold), reference.nms(boxes, scores, threshold))
 
 
 def test_boxes_without_area_stay():
@@ -92,7 +102,7 @@ def test_properties(rows, threshold, random):
     assert torch.equal(order[nms(boxes[order], scores[order], threshold)], kept)
 
 
-@pytest.mark.parametrize("count", [0, 1, 300, 1500])
+@pytest.mark.parametrize("count", [0, 1, 300, FEW, FEW + 1, 1500])
 def test_batched_equals_torchvision_where_coordinates_are_positive(count):
     boxes, scores = clustered(count)
     boxes = boxes + 50
@@ -100,11 +110,12 @@ def test_batched_equals_torchvision_where_coordinates_are_positive(count):
     assert torch.equal(batched_nms(boxes, scores, group, 0.5), reference.batched_nms(boxes, scores, group, 0.5))
 
 
-def test_batched_keeps_groups_apart_also_with_negative_coordinates():
-    boxes, scores = clustered(200, seed=2)
+@pytest.mark.parametrize("count", [200, 2 * FEW])
+def test_batched_keeps_groups_apart_also_with_negative_coordinates(count):
+    boxes, scores = clustered(count, seed=2)
     boxes = boxes - 600
-    group = torch.randint(3, (200,), generator=torch.Generator().manual_seed(1))
-    alone = [torch.where(group == g)[0][nms(boxes[group == g], scores[group == g], 0.5)] for g in range(3)]
+    group = torch.randint(3, (count,), generator=torch.Generator().manual_seed(1)) * 10**9 - 5
+    alone = [torch.where(group == g)[0][nms(boxes[group == g], scores[group == g], 0.5)] for g in group.unique()]
     kept = batched_nms(boxes, scores, group, 0.5)
     assert torch.equal(kept.sort().values, torch.cat(alone).sort().values)
     assert (scores[kept].diff() <= 0).all()
@@ -143,6 +154,40 @@ def test_hard_soft_nms_is_nms():
     assert torch.equal(soft_nms(boxes, scores, 0.4, method="hard")[0], nms(boxes, scores, 0.4))
 
 
+def matrix_by_loop(boxes, scores, sigma, method):
+    """SOLOv2, equations 4 and 5, pair by pair."""
+    f = {"gaussian": lambda o: math.exp(-o * o / sigma), "linear": lambda o: 1 - o}[method]
+    order = sorted(range(len(boxes)), key=lambda i: -float(scores[i]))
+    iou = box_iou(boxes, boxes).tolist()
+    decayed = {}
+    for place, j in enumerate(order):
+        ratios = []
+        for rank, i in enumerate(order[:place]):
+            own = max((iou[k][i] for k in order[:rank]), default=0.0)
+            ratios.append(f(iou[i][j]) / f(own) if f(own) > 0 else math.inf)
+        decayed[j] = float(scores[j]) * min([1.0, *ratios])
+    return decayed
+
+
+@pytest.mark.parametrize("method", ["gaussian", "linear"])
+@pytest.mark.parametrize("count", [0, 1, 60])
+def test_matrix_nms_equals_the_loop(method, count):
+    boxes, scores = clustered(count, dtype=torch.float64, objects=6)
+    boxes[40:44] = boxes[3:4]  # copies: an IoU of exactly 1
+    kept, decayed = matrix_nms(boxes, scores, 0.5, 0.05, method)
+    expected = {i: score for i, score in matrix_by_loop(boxes, scores, 0.5, method).items() if score >= 0.05}
+    assert sorted(kept.tolist()) == sorted(expected)
+    torch.testing.assert_close(decayed, torch.tensor([expected[int(i)] for i in kept], dtype=torch.float64))
+    assert (decayed.diff() <= 0).all()
+
+
+def test_matrix_nms_of_two_boxes_is_soft_nms():
+    boxes, scores = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 6]]), torch.tensor([0.9, 0.8])
+    for method in ("gaussian", "linear"):
+        soft = soft_nms(boxes, scores, 0.0, 0.5, 0.0, method)
+        torch.testing.assert_close(matrix_nms(boxes, scores, 0.5, 0.0, method), soft)
+
+
 def test_bad_input_is_named():
     boxes, scores = clustered(4)
     with pytest.raises(ValueError, match=r"\(4, 4\) and scores of shape \(3,\)"):
@@ -159,6 +204,10 @@ def test_bad_input_is_named():
         batched_nms(boxes, scores, torch.zeros(3), 0.5)
     with pytest.raises(ValueError, match="'median'"):
         soft_nms(boxes, scores, method="median")
+    with pytest.raises(ValueError, match="'hard' with sigma 0.5: want linear or gaussian"):
+        matrix_nms(boxes, scores, method="hard")
+    with pytest.raises(ValueError, match="sigma nan"):
+        matrix_nms(boxes, scores, sigma=math.nan)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
