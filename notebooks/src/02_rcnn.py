@@ -407,7 +407,7 @@ print(f"pixels looked at by 200 crops: {200 * 64 * 64 / (160 * 160):.0f} times t
 # ## 4 Training
 #
 # Three stages, as in the paper. The full training (40,000 crops, 2,000 scenes; `make checkpoints`) takes about half an hour on two CPU cores;
-# the checkpoint of section 0 was made in the same three stages; its card says how. Here you run the **last two stages on 30 scenes**, starting from the
+# its result is the checkpoint you met in section 0. Here you run the **last two stages on 30 scenes**, starting from the
 # pre-trained CNN, exactly as R-CNN started from one trained on ImageNet. (Expected time: 40 s.)
 
 # %% tags=["nbval-ignore-output"]
