@@ -40,10 +40,10 @@ function render({ model, el }) {
     const each = (wanted, act) => { for (const [i, s] of state) if (wanted(s)) act(view.get("boxes")[i], i, s); };
     each((s) => s.gone && !s.now, drawEarlier);
     each((s) => s.waiting, drawWaiting);
-    each((s) => s.kept && !s.now, drawKept);
     each((s) => s.gone && s.now, drawSuppressed);
+    each((s) => s.kept && !s.now, drawKept);
     each((s) => s.kept && s.now, drawNow);
-    each((s) => s.gone && s.now, (box, i, s) => plate(layer, [box[2] - 2.5 * letters, box[3]], s.overlap.toFixed(2), colour(i, "vermillion"), letters * 0.8, size));
+    drawOverlaps([...state].filter(([, s]) => s.gone && s.now));
     list(state);
     say.textContent = sentence(state);
   }
@@ -71,12 +71,24 @@ function render({ model, el }) {
   }
 
   function drawSuppressed(box, i, s) {
-    outline(layer, box, colour(i, "vermillion"), { "data-box": i, "data-by": s.by, "data-state": "suppressed", "stroke-dasharray": "6 4" });
+    thin(box, i, "#000", { "stroke-width": 4, "stroke-opacity": 0.3 });
+    thin(box, i, colour(i, "vermillion"), { "data-by": s.by, "data-state": "suppressed", "stroke-width": 2, "stroke-dasharray": "6 4" });
   }
 
   function drawNow(box, i, s) {
-    outline(layer, box, colour(i, "green"), { "data-box": i, "data-state": "now", "stroke-width": 5 });
+    outline(layer, box, colour(i, "green"), { "data-box": i, "data-state": "now", "stroke-width": 5, fill: colour(i, "green"), "fill-opacity": 0.18 });
     plate(layer, [box[0], box[1]], `#${s.kept} ${title(i)}`, colour(i, "green"), letters, size);
+  }
+
+  /** The IoU of each box just suppressed at its lower right corner, the highest first; not where another one stands. */
+  function drawOverlaps(suppressed) {
+    const taken = [];
+    for (const [i, s] of suppressed.sort((a, b) => b[1].overlap - a[1].overlap)) {
+      const [, , x, y] = view.get("boxes")[i];
+      if (taken.some(([u, v]) => Math.abs(u - x) < 2.4 * letters && Math.abs(v - y) < 1.1 * letters)) continue;
+      taken.push([x, y]);
+      plate(layer, [x - 2.4 * letters, y], s.overlap.toFixed(2), colour(i, "vermillion"), letters * 0.8, size);
+    }
   }
 
   /** Score, and the class's name before it. */

@@ -9,13 +9,11 @@ function render({ model, el }) {
   const y = (precision) => size.h - size.bottom - precision * (size.h - size.top - size.bottom);
   axes();
   const layer = svg("g", {}, plot);
+  html("p", { class: "dl-hint" }, picture, "Line: down the list. Dashed: the best precision at this recall or higher; shaded: its area. Dot: the threshold.");
 
   scoreSlider(panel, view, "threshold", "score threshold");
   const cells = countTable();
-  const row = html("div", { class: "dl-row" }, panel);
-  choice(row, view, "protocol", "protocol", Object.entries(view.get("protocols")));
-  html("span", {}, row, "AP");
-  const ap = html("span", { class: "dl-number", "data-value": "ap", "aria-live": "polite" }, row);
+  choice(html("div", { class: "dl-row" }, panel), view, "protocol", "protocol", Object.entries(view.get("protocols")));
   const say = html("p", { class: "dl-notice", "aria-live": "polite" }, panel);
   html("p", { class: "dl-heading" }, panel, "Detections by score (click or Enter turns one)");
   const list = html("ol", { class: "dl-queue", "aria-label": "detections by falling score" }, panel);
@@ -25,11 +23,12 @@ function render({ model, el }) {
 
   function countTable() {
     const table = html("table", { "aria-label": "counts at the threshold" }, panel), found = {};
-    for (const [name, label] of [["tp", "right (TP)"], ["fp", "wrong (FP)"], ["fn", "missed (FN)"], ["precision", "precision"], ["recall", "recall"]]) {
+    for (const [name, label] of [["tp", "right (TP)"], ["fp", "wrong (FP)"], ["fn", "missed (FN)"], ["precision", "precision"], ["recall", "recall"], ["ap", "AP, all thresholds"]]) {
       const line = html("tr", {}, table);
       html("th", { scope: "row" }, line, label);
       found[name] = html("td", { class: "dl-number", "data-value": name }, line);
     }
+    found.ap.setAttribute("aria-live", "polite");
     return found;
   }
 
@@ -54,9 +53,9 @@ function render({ model, el }) {
     if (recall.length) drawCurve(precision, recall, shown);
     for (const name of ["tp", "fp", "fn"]) cells[name].textContent = counts[name];
     for (const name of ["precision", "recall"]) cells[name].textContent = counts[name] === null ? "–" : counts[name].toFixed(2);
-    ap.textContent = view.get("average") === null ? "–" : view.get("average").toFixed(3);
+    cells.ap.textContent = view.get("average") === null ? "–" : view.get("average").toFixed(3);
     say.textContent = view.get("message");
-    plot.setAttribute("aria-label", `Precision ${cells.precision.textContent}, recall ${cells.recall.textContent}, AP ${ap.textContent}`);
+    plot.setAttribute("aria-label", `Precision ${cells.precision.textContent}, recall ${cells.recall.textContent}, AP ${cells.ap.textContent}`);
     drawList(shown);
   }
 
