@@ -62,7 +62,7 @@ function slider(parent, view, trait, label, options) {
   html("label", { for: id }, row, label);
   const input = html("input", { type: "range", id, "data-slider": trait, ...options }, row);
   const readout = html("output", { for: id, "data-value": trait }, row);
-  const digits = Math.max(0, Math.ceil(-Math.log10(Number(options.step)) - 1e-9));
+  const digits = digitsOf(Number(options.step));
   const show = () => { input.value = view.get(trait); readout.textContent = Number(view.get(trait)).toFixed(digits); };
   const take = () => { view.set(trait, Number(input.value)); show(); };
   input.addEventListener("input", take);
@@ -86,9 +86,14 @@ function scoreSlider(parent, view, trait, label) {
   return slider(parent, view, trait, label, { min: view.get("lowest"), max: view.get("highest"), step: view.get("score_step") });
 }
 
-/** The digits in which a score is told from its neighbours on the slider. */
+/** A score with as many digits as the slider's readout. */
 function scoreText(view, score) {
-  return score.toFixed(Math.max(2, Math.ceil(-Math.log10(view.get("score_step")) - 1e-9)));
+  return score.toFixed(digitsOf(view.get("score_step")));
+}
+
+/** Digits behind the point: none for whole steps, else two, or more for finer steps. */
+function digitsOf(step) {
+  return Number.isInteger(step) ? 0 : Math.max(2, Math.ceil(-Math.log10(step) - 1e-9));
 }
 
 function button(parent, text, act) {
