@@ -1,7 +1,16 @@
-"""Every widget in JupyterLab: what mouse and keyboard do must arrive in Python, and its numbers in the page."""
+"""Every widget in JupyterLab: what mouse and keyboard do must arrive in Python, and its numbers in the page.
+
+What concerns the page alone (listeners, ids, touch, colours) is looked at on an empty page with a stand-in for the
+kernel's model, where a widget can be shown twice, taken away and put on a dark ground at will.
+"""
+
+import base64
 
 import nbformat
 import pytest
+import torch
+
+from utils.widgets import BoxPlayground, DetectionThreshold, HierarchyExplorer, NmsPlayer, PrecisionRecallExplorer
 
 pytestmark = pytest.mark.browser
 
@@ -97,11 +106,16 @@ def test_boxes_follow_the_keyboard(widgets):
     assert float(frame.get_attribute("width")) == pytest.approx(width + 1)
 
 
+def start_disjoint(lab, widget):
+    giou = number(widget, "giou")
+    widget.get_by_role("button", name="disjoint").click()
+    wait_for_change(lab, lambda: number(widget, "giou"), giou)
+    assert number(widget, "iou") == 0
+
+
 def test_descent_reaches_the_target_where_there_is_a_gradient(widgets):
     widget = widgets.widget("boxes")
-    widget.get_by_role("button", name="disjoint").click()
-    wait_for_change(widgets, lambda: number(widget, "iou"), number(widget, "iou"))
-    assert number(widget, "iou") == 0
+    start_disjoint(widgets, widget)
     assert widget.locator("[data-arrow]").count() > 0  # GIoU pulls
     before = number(widget, "giou")
     for _ in range(5):
@@ -168,6 +182,201 @@ def test_fewer_detections_above_a_higher_threshold(widgets):
     slide(widgets, widget, "threshold", "End")
     assert shown.count() < before
     widgets.screenshot("widget_threshold")
+
+
+def test_play_arrives_and_stops_by_itself(widgets):
+    widget = widgets.widget("boxes")
+    widget.get_by_role("combobox").select_option("GIoU")
+    widget.get_by_role("button", name="Reset").click()
+    widgets.page.wait_for_timeout(500)
+    start_disjoint(widgets, widget)
+    widget.get_by_role("button", name="Play").click()
+    widgets.page.wait_for_function("""() => [...document.querySelectorAll('[data-widget="boxes"] button')]
+        .some(button => button.textContent.includes("Play"))""", timeout=60_000)
+    assert number(widget, "giou") > 0.99
+    assert "where it wants to be" in widget.inner_text()
+
+
+SHOW = """async ({source, css, state}) => {
+  const style = document.createElement("style");
+  style.textContent = css;
+  document.head.append(style);
+  const { default: widget } = await import("data:text/javascript;base64," + source);
+  const handlers = [], fire = (name) => handlers.filter(([n]) => n === name).forEach(([, act]) => act());
+  const model = { get: (trait) => state[trait], set: (trait, value) => { state[trait] = value; fire(`change:${trait}`); },
+    on: (name, act) => handlers.push([name, act]), saves: 0, save_changes: () => { model.saves += 1; }, send: () => {},
+    off: (name, act) => { const at = handlers.findIndex(([n, a]) => n === name && a === act); if (at >= 0) handlers.splice(at, 1); } };
+  const el = document.body.appendChild(document.createElement("div"));
+  (window.shown = window.shown || []).push({ el, model, handlers, end: widget.render({ model, el }) });
+}"""
+# JupyterLab's own values
+DARK = {"--jp-ui-font-color1": "rgba(255, 255, 255, 1)", "--jp-ui-font-color2": "rgba(255, 255, 255, 0.7)",
+        "--jp-layout-color0": "#111111", "--jp-layout-color2": "#424242", "--jp-border-color0": "#757575"}
+LIGHT = {"--jp-ui-font-color1": "rgba(0, 0, 0, 0.87)", "--jp-ui-font-color2": "rgba(0, 0, 0, 0.54)",
+         "--jp-layout-color0": "#ffffff", "--jp-layout-color2": "#eeeeee", "--jp-border-color0": "#bdbdbd"}
+
+
+@pytest.fixture
+def stage(lab):
+    """An empty page and a function that shows a widget on it."""
+    page, errors = lab.page.context.browser.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+
+    def show(widget, theme=None):
+        names = [name for name in widget.keys if not name.startswith("_") and name not in ("layout", "tabbable", "tooltip")]
+        for name, value in (theme or {}).items():
+            page.evaluate("([name, value]) => document.documentElement.style.setProperty(name, value)", [name, value])
+        source = f"{widget._esm}\n// {id(widget)}"  # a module of its own, as in JupyterLab
+        page.evaluate(SHOW, {"source": base64.b64encode(source.encode()).decode(), "css": widget._css,
+                             "state": {name: getattr(widget, name) for name in names}})
+        return page
+
+    yield show
+    page.close()
+    assert not errors, errors
+
+
+PICTURE = torch.rand(3, 60, 80, generator=torch.Generator().manual_seed(0))
+BOXES = torch.tensor([[0.0, 0, 20, 20], [2, 0, 22, 20], [40, 30, 60, 50], [41, 30, 61, 50]])
+SCORES = torch.tensor([0.6, 0.9, 0.8, 0.3])
+FOUND = {"boxes": BOXES, "labels": torch.tensor([1, 2, 1, 2]), "scores": SCORES}
+MAKE = {"boxes": lambda: BoxPlayground(PICTURE, [0, 0, 20, 20], [10, 0, 30, 20]),
+        "nms": lambda: NmsPlayer(PICTURE, BOXES, SCORES, labels=["cat", "dog", "cat", "cat"]),
+        "pr": lambda: PrecisionRecallExplorer(SCORES, SCORES > 0.5, 3),
+        "hierarchy": lambda: HierarchyExplorer(PICTURE, [torch.zeros(60, 80), torch.ones(60, 80)] * 9),
+        "threshold": lambda: DetectionThreshold(PICTURE, FOUND, ("background", "bird", "fish"))}
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_removed_view_leaves_no_listener_and_no_timer(stage, name):
+    page = stage(MAKE[name]())
+    if page.get_by_role("button", name="Play").count():
+        page.get_by_role("button", name="Play").click()
+        page.wait_for_function("shown[0].model.saves > 0")  # it runs
+    page.evaluate("shown[0].end()")
+    page.evaluate("shown[0].el.remove()")
+    saves = page.evaluate("shown[0].model.saves")
+    page.wait_for_timeout(1200)
+    assert page.evaluate("shown[0].model.saves") == saves
+    assert page.evaluate("shown[0].handlers.length") == 0
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_two_views_share_no_id_and_refer_to_their_own(stage, name):
+    widget = MAKE[name]()
+    stage(widget)
+    page = stage(MAKE[name]())
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(node => node.id)")
+    assert len(ids) == len(set(ids))
+    assert len(ids) >= 2
+    astray = page.evaluate("""() => shown.flatMap(({ el }) => {
+        const own = new Set([...el.querySelectorAll('[id]')].map(node => node.id));
+        const used = [...el.querySelectorAll('*')].flatMap(node => [...node.attributes]
+            .filter(a => ["for", "aria-labelledby", "aria-describedby", "marker-end"].includes(a.name))
+            .map(a => a.value.replace(/^url\\(#(.*)\\)$/, "$1")));
+        return used.filter(id => !own.has(id));
+    })""")
+    assert astray == []
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_only_what_is_dragged_stops_a_finger_from_scrolling(stage, name):
+    page = stage(MAKE[name]())
+    held = page.evaluate("""() => [...document.querySelectorAll('.dl-widget *')]
+        .filter(node => getComputedStyle(node).touchAction === "none")
+        .map(node => node.matches('[data-handle], [data-box] .dl-frame') ? "dragged" : node.outerHTML.slice(0, 80))""")
+    assert held == ["dragged"] * (18 if name == "boxes" else 0)  # two boxes with eight handles each
+
+
+# contrast of every text with the ground it lies on (Web Content Accessibility Guidelines 2.1, contrast ratio)
+CONTRASTS = """() => {
+  const parse = (text) => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return { c: [r, g, b], a }; };
+  const over = (top, ground) => top.c.map((v, i) => v * top.a + ground[i] * (1 - top.a));
+  const light = (c) => c.map(v => v / 255).map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (node) => {
+    if (!node) return [255, 255, 255];
+    const { c, a } = parse(getComputedStyle(node).backgroundColor);
+    return a === 1 ? c : over({ c, a }, ground(node.parentElement));
+  };
+  const texts = [...document.querySelectorAll('.dl-widget *')].filter(node => !node.closest('g') && node.getClientRects().length
+    && [...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim()));
+  return texts.map(node => {
+    const style = getComputedStyle(node), below = ground(node);
+    const ink = parse(node instanceof SVGElement ? style.fill : style.color);
+    let opacity = ink.a;
+    for (let n = node; n; n = n.parentElement) opacity *= Number(getComputedStyle(n).opacity);
+    const [a, b] = [light(over({ c: ink.c, a: opacity }, below)), light(below)];
+    return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), node.textContent];
+  });
+}"""
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
+@pytest.mark.parametrize("name", MAKE)
+def test_text_can_be_read_in_both_themes(stage, name, theme):
+    widget = MAKE[name]()
+    widget.error = "ValueError: so it looks when something is wrong."
+    page = stage(widget, theme)
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) >= 4
+    weak = [(round(ratio, 2), text) for ratio, text in contrasts if ratio < 4.5]
+    assert weak == []
+
+
+def test_the_curve_is_seen_on_a_dark_ground(stage):
+    page = stage(MAKE["pr"](), DARK)
+    line = "getComputedStyle(document.querySelector('.dl-curve')).stroke"
+    assert page.evaluate(line) == "rgb(255, 255, 255)"
+
+
+def test_boxes_without_area_show_words_instead_of_nan(stage):
+    page = stage(BoxPlayground(PICTURE, [10, 10, 10, 10], [10, 10, 10, 10]))
+    assert "Boxes A and B have no area" in page.inner_text("body")
+    assert "NaN" not in page.content()
+    assert page.locator('[data-value="ciou"]').inner_text() == "–"
+
+
+def test_no_objects_show_words_instead_of_nan(stage):
+    page = stage(PrecisionRecallExplorer(SCORES, torch.zeros(4, dtype=torch.bool), 0))
+    assert "There are no objects" in page.inner_text("body")
+    assert "NaN" not in page.content()
+    assert page.locator('[data-value="recall"]').inner_text() == "–"
+
+
+def test_a_score_equal_to_the_threshold_is_counted(stage):
+    page = stage(PrecisionRecallExplorer(torch.tensor([3.5, 0.7, -2.0]), torch.tensor([True, True, False]), 4, threshold=0.7))
+    assert page.locator('[data-value="threshold"]').inner_text() == "0.70"
+    assert page.locator('[data-value="tp"]').inner_text() == "2"
+    slider = page.locator('[data-slider="threshold"]')
+    slider.press("Home")  # the slider reaches below the lowest score and above the highest
+    assert page.locator('[data-value="fp"]').inner_text() == "1"
+    slider.press("End")
+    assert page.locator('[data-value="tp"]').inner_text() == "0"
+    assert page.locator('[data-value="precision"]').inner_text() == "–"
+
+
+def test_classes_are_named_and_earlier_boxes_stay_faintly(stage):
+    page = stage(NmsPlayer(PICTURE, BOXES, SCORES, labels=["cat", "dog", "cat", "cat"], step=2))
+    say = page.locator("p.dl-say")
+    assert "of class cat" in say.inner_text()  # 0.8 suppresses 0.3, both cats
+    assert say.get_attribute("aria-live") == "polite"
+    assert page.locator('[data-state="suppressed"]').get_attribute("data-by") == "1"
+    assert page.locator('[data-state="now"]').get_attribute("data-box") == "1"
+    assert "dog 0.90" in page.locator("li.dl-kept").first.inner_text()
+    page.get_by_role("button", name="Next").click()
+    earlier = page.locator('[data-state="earlier"]')
+    assert earlier.get_attribute("data-by") == "1"
+    assert float(earlier.get_attribute("stroke-opacity")) < 0.7
+    assert "suppresses nothing" in say.inner_text()
+    assert "by #2" in page.locator('[data-candidate="3"]').inner_text()
+
+
+def test_regions_without_boxes_and_captions(stage):
+    page = stage(MAKE["hierarchy"]())
+    page.get_by_role("button", name="Next").click()
+    assert page.locator("p.dl-say").inner_text() == "stage 2 of 18."
+    assert page.locator("svg rect").count() == 0
 
 
 def test_a_failing_cell_is_noticed(lab):

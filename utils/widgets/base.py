@@ -1,8 +1,9 @@
-"""What all widgets are made of: their script and style, the picture they lie on, and errors that are seen."""
+"""What all widgets are made of: script and style, the picture they lie on, scores on a slider, errors that are seen."""
 
 import base64
 import io
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +36,36 @@ def data_url(image: Tensor) -> str:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def decimals(scores: Tensor) -> list[float]:
+    """Scores (N,) as the shortest decimal numbers that stand for them in their own precision.
+
+    0.7 in float32 is 0.699999988 in float64, which would lie below a threshold of 0.7. Raises ValueError for a score
+    that is not finite, since a slider has ends.
+    """
+    if not scores.isfinite().all():
+        raise ValueError(f"score {scores[~scores.isfinite()][0].item()} is not finite.")
+    return [_shortest(score) for score in scores.detach().cpu()]
+
+
+def _shortest(score: Tensor) -> float:
+    exact = score.item()
+    rounded = (float(f"{exact:.{digits}g}") for digits in range(1, 18))
+    return next((short for short in rounded if torch.tensor(short, dtype=score.dtype).item() == exact), exact)
+
+
+def slider_range(values: Sequence[float]) -> dict[str, float]:
+    """Ends and step of a slider over scores, as traits: a round step, every value inside, the highest below the top.
+
+    30 to 320 steps wide, so that an arrow key is a small change. Without values, 0 to 1 in steps of 0.01.
+    """
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    digits = 2 - round(math.log10(high - low)) if high > low else 2  # decimals of a step of about 1 %
+    step = 10.0**-digits
+    lowest, highest = math.floor(low / step + 1e-6), math.floor(high / step + 1e-6) + 1
+    return {"lowest": round(lowest * step, max(digits, 0)), "highest": round(highest * step, max(digits, 0)),
+            "score_step": round(step, max(digits, 0))}
 
 
 def shows_errors(method: Method) -> Method:

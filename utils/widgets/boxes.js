@@ -2,30 +2,34 @@
 
 const HANDLES = { nw: [0, 1], n: [1], ne: [2, 1], e: [2], se: [2, 3], s: [3], sw: [0, 3], w: [0] };
 const SMALLEST = 4; // pixels
+const MEASURES = ["IoU", "GIoU", "DIoU", "CIoU"];
 
 function render({ model, el }) {
+  const view = connect(model);
   const { picture, panel } = frame(el, "boxes", "Two boxes on a photograph and how well they agree");
-  const [width, height] = model.get("size");
+  const [width, height] = view.get("size");
   const unit = Math.max(width, height) / 100;
-  const canvas = photograph(picture, model);
-  svg("defs", {}, canvas).innerHTML =
-    `<marker id="dl-tip" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="4" markerHeight="4" orient="auto"><path d="M0 0L8 4L0 8z" fill="#fff"/></marker>`;
+  const canvas = photograph(picture, view);
+  const tip = svg("marker", { id: view.id("tip"), viewBox: "0 0 8 8", refX: 6, refY: 4, markerWidth: 4, markerHeight: 4, orient: "auto" }, svg("defs", {}, canvas));
+  svg("path", { d: "M0 0L8 4L0 8z", fill: "#fff" }, tip);
   const under = svg("g", {}, canvas);
   const groups = { a: boxGroup("a", COLOURS.blue, "Box A, the target"), b: boxGroup("b", COLOURS.vermillion, "Box B, the prediction") };
   const arrows = svg("g", { "pointer-events": "none" }, canvas);
   controls();
-  const stopDrawing = redraw(model, ["box_a", "box_b", "values", "pull", "measure"], draw);
+  redraw(view, ["box_a", "box_b", "pull"], draw);
+  return view.end;
 
   function boxGroup(name, colour, label) {
     const group = svg("g", { "data-box": name, tabindex: 0, role: "group", "aria-label": `${label}. Arrow keys move it, with Alt or Ctrl they resize it, Shift makes bigger steps.` }, canvas);
     const parts = { group, colour, ring: svg("rect", { class: "dl-ring" }, group), handles: {} };
     parts.body = svg("rect", { class: "dl-frame", fill: colour, "fill-opacity": 0.12, stroke: colour, "stroke-dasharray": name === "b" ? "7 4" : "none" }, group);
     parts.body.style.cursor = "move";
+    parts.body.classList.add("dl-drag");
     parts.letter = svg("text", { "font-size": 5 * unit, "font-weight": 700, fill: "#fff", stroke: colour, "stroke-width": unit, "paint-order": "stroke", "pointer-events": "none" }, group);
     parts.letter.textContent = name.toUpperCase();
     drag(parts.body, name, [0, 1, 2, 3]);
     for (const [place, sides] of Object.entries(HANDLES)) {
-      const grip = svg("circle", { "data-handle": place, r: 1.5 * unit, fill: "#fff", stroke: colour, "stroke-width": unit * 0.5 }, group);
+      const grip = svg("circle", { class: "dl-drag", "data-handle": place, r: 1.7 * unit, fill: "#fff", stroke: colour, "stroke-width": unit * 0.5 }, group);
       grip.style.cursor = `${place}-resize`;
       parts.handles[place] = grip;
       drag(grip, name, sides);
@@ -44,7 +48,7 @@ function render({ model, el }) {
     node.addEventListener("pointerdown", (event) => {
       node.setPointerCapture(event.pointerId);
       groups[name].group.focus();
-      from = { point: toPixels(event), box: model.get(`box_${name}`) };
+      from = { point: toPixels(event), box: view.get(`box_${name}`) };
       event.preventDefault();
     });
     node.addEventListener("pointermove", (event) => {
@@ -61,7 +65,7 @@ function render({ model, el }) {
     if (!by) return;
     event.preventDefault();
     event.stopPropagation(); // JupyterLab would scroll or change cells
-    change(name, model.get(`box_${name}`), event.altKey || event.ctrlKey ? [2, 3] : [0, 1, 2, 3], ...by);
+    change(name, view.get(`box_${name}`), event.altKey || event.ctrlKey ? [2, 3] : [0, 1, 2, 3], ...by);
   }
 
   /** Moves the given sides (0 left, 1 top, 2 right, 3 bottom) of `box`, which stays a box inside the picture. */
@@ -78,8 +82,7 @@ function render({ model, el }) {
       if (sides.includes(2)) next[2] = Math.max(Math.min(next[2], width), box[0] + SMALLEST);
       if (sides.includes(3)) next[3] = Math.max(Math.min(next[3], height), box[1] + SMALLEST);
     }
-    model.set(`box_${name}`, next.map((value) => Math.round(value * 10) / 10));
-    model.save_changes();
+    view.set(`box_${name}`, next.map((value) => Math.round(value * 10) / 10));
   }
 
   function place(parts, [x1, y1, x2, y2]) {
@@ -96,7 +99,7 @@ function render({ model, el }) {
   }
 
   function draw() {
-    const a = model.get("box_a"), b = model.get("box_b");
+    const a = view.get("box_a"), b = view.get("box_b");
     place(groups.a, a);
     place(groups.b, b);
     under.replaceChildren();
@@ -114,54 +117,48 @@ function render({ model, el }) {
     arrows.replaceChildren();
     const middle = [(x1 + x2) / 2, (y1 + y2) / 2];
     const starts = [[x1, middle[1]], [middle[0], y1], [x2, middle[1]], [middle[0], y2]];
-    model.get("pull").forEach((length, side) => {
+    view.get("pull").forEach((length, side) => {
       if (Math.abs(length) < 0.01) return;
       const [x, y] = starts[side], far = length * 22 * unit;
       const line = { x1: x, y1: y, x2: x + (side % 2 ? 0 : far), y2: y + (side % 2 ? far : 0) };
       svg("line", { ...line, stroke: "#000", "stroke-opacity": 0.6, "stroke-width": 1.7 * unit, "stroke-linecap": "round" }, arrows);
-      svg("line", { ...line, stroke: "#fff", "stroke-width": unit, "marker-end": "url(#dl-tip)", "data-arrow": side }, arrows);
+      svg("line", { ...line, stroke: "#fff", "stroke-width": unit, "marker-end": `url(#${tip.id})`, "data-arrow": side }, arrows);
     });
   }
 
   function controls() {
     const table = html("table", { "aria-label": "The four measures" }, panel);
-    for (const name of ["IoU", "GIoU", "DIoU", "CIoU"]) {
-      const row = html("tr", {}, table);
-      html("th", { scope: "row" }, row, name);
-      const number = html("td", { class: "dl-number", "data-value": name.toLowerCase() }, row);
-      const track = html("div", { class: "dl-track", "aria-hidden": "true" }, html("td", {}, row));
-      const bar = html("i", {}, track);
-      html("b", {}, track);
-      redraw(model, ["values"], () => {
-        const value = model.get("values")[name];
-        number.textContent = value === undefined ? "" : value.toFixed(3);
-        bar.className = value < 0 ? "dl-negative" : "";
-        bar.style.left = `${50 + Math.min(0, value) * 50}%`;
-        bar.style.width = `${Math.min(1, Math.abs(value)) * 50}%`;
-      });
-    }
-    const choice = html("div", { class: "dl-row" }, panel);
-    html("label", { for: "dl-measure" }, choice, "Arrows on B follow");
-    const select = html("select", { id: "dl-measure", "aria-label": "measure that pulls box B" }, choice);
-    for (const name of ["IoU", "GIoU", "DIoU", "CIoU"]) html("option", { value: name }, select, name);
-    select.addEventListener("change", () => { model.set("measure", select.value); model.save_changes(); });
-    redraw(model, ["measure"], () => { select.value = model.get("measure"); });
+    for (const name of MEASURES) measureRow(table, name);
+    choice(html("div", { class: "dl-row" }, panel), view, "measure", "Arrows on B follow", MEASURES.map((name) => [name, name]));
     const row = html("div", { class: "dl-row" }, panel);
-    const step = () => { model.set("steps", model.get("steps") + 1); model.save_changes(); };
+    const step = () => { if (view.get("at_rest")) return false; view.set("steps", view.get("steps") + 1); };
     button(row, "Step", step);
-    player(row, step, 120);
-    button(row, "Reset", () => { model.set("preset", "start"); model.save_changes(); });
-    const presets = html("div", { class: "dl-row" }, panel);
-    for (const name of ["disjoint", "touching", "crossed", "nested", "identical"]) {
-      button(presets, name, () => { model.set("preset", name); model.save_changes(); });
-    }
-    const say = html("p", { class: "dl-say", "aria-live": "polite" }, panel);
-    redraw(model, ["message"], () => { say.textContent = model.get("message"); });
+    player(row, view, step, 120);
+    button(row, "Reset", () => view.set("preset", "start"));
+    const presets = html("div", { class: "dl-row", role: "group", "aria-label": "where box B lies" }, panel);
+    for (const name of ["disjoint", "touching", "crossed", "nested", "identical"]) button(presets, name, () => view.set("preset", name));
+    const say = spoken(panel);
+    redraw(view, ["message"], () => { say.textContent = view.get("message"); });
     html("p", { class: "dl-hint" }, panel, "Green: intersection. Dashed white: smallest box around both. Keys: Tab, arrows, Shift, Alt or Ctrl to resize.");
-    errors(panel, model);
+    errors(panel, view);
   }
 
-  return stopDrawing;
+  /** Name, number and bar of one measure; a dash where Python found it not defined. */
+  function measureRow(table, name) {
+    const row = html("tr", {}, table);
+    html("th", { scope: "row" }, row, name);
+    const number = html("td", { class: "dl-number", "data-value": name.toLowerCase() }, row);
+    const track = html("div", { class: "dl-track", "aria-hidden": "true" }, html("td", {}, row));
+    const bar = html("i", {}, track);
+    html("b", {}, track);
+    redraw(view, ["values"], () => {
+      const value = view.get("values")[name] ?? null;
+      number.textContent = value === null ? "–" : value.toFixed(3);
+      bar.className = value < 0 ? "dl-negative" : "";
+      bar.style.left = `${50 + Math.min(0, value) * 50}%`;
+      bar.style.width = `${Math.min(1, Math.abs(value)) * 50}%`;
+    });
+  }
 }
 
 export default { render };

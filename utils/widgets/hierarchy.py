@@ -32,7 +32,8 @@ def colour_regions(image: Tensor, labels: Tensor, opacity: float = 0.55) -> Tens
 class HierarchyExplorer(LessonWidget):
     """A slider over stages of merging. `label_maps` (H, W) per stage, `boxes` xyxy pixels of what a stage has made.
 
-    Raises ValueError where the number of captions or boxes differs from that of the maps.
+    Without captions the stages are numbered, and without boxes none is drawn. Raises ValueError where there is no map,
+    or where the number of captions or boxes differs from that of the maps.
     """
 
     _esm = script("hierarchy")
@@ -41,10 +42,14 @@ class HierarchyExplorer(LessonWidget):
     captions = traitlets.List().tag(sync=True)
     step = traitlets.Int(0).tag(sync=True)
 
-    def __init__(self, image: Tensor, label_maps: Sequence[Tensor], boxes: Sequence[Sequence[float] | None],
-                 captions: Sequence[str]) -> None:
-        if not len(label_maps) == len(boxes) == len(captions):
-            raise ValueError(f"{len(label_maps)} label maps, {len(boxes)} boxes, {len(captions)} captions.")
+    def __init__(self, image: Tensor, label_maps: Sequence[Tensor],
+                 boxes: Sequence[Sequence[float] | None] | None = None, captions: Sequence[str] | None = None) -> None:
+        stages = len(label_maps)
+        boxes = [None] * stages if boxes is None else boxes
+        captions = [f"stage {i} of {stages}" for i in range(1, stages + 1)] if captions is None else captions
+        if not stages or not stages == len(boxes) == len(captions):
+            raise ValueError(f"{stages} label maps, {len(boxes)} boxes, {len(captions)} captions: want one of each "
+                             "for every stage.")
         self._stages = [colour_regions(image, labels) for labels in label_maps]
         super().__init__(image, frames=[data_url(stage) for stage in self._stages], captions=list(captions),
                          boxes=[list(box) if box is not None else [] for box in boxes])

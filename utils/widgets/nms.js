@@ -1,88 +1,128 @@
 // The NMS player: the queue of candidates on the right, the photograph with kept, suppressed and waiting boxes on the left.
 
 function render({ model, el }) {
+  const view = connect(model);
   const { picture, panel } = frame(el, "nms", "Greedy non-maximum suppression, step by step");
-  const canvas = photograph(picture, model);
+  const size = view.get("size"), letters = Math.max(...size) / 26;
+  const canvas = photograph(picture, view);
   const layer = svg("g", { "pointer-events": "none" }, canvas);
-  const [width, height] = model.get("size");
-  const letters = Math.max(width, height) / 26;
+  const classes = view.get("names").length > 0;
 
-  const stepper = slider(panel, model, "step", "boxes kept", { min: 0, max: model.get("trace").length, step: 1 });
-  const row = html("div", { class: "dl-row" }, panel);
-  const go = (by) => {
-    const next = Math.min(Math.max(model.get("step") + by, 0), model.get("trace").length);
-    model.set("step", next);
-    model.save_changes();
-    return next < model.get("trace").length;
-  };
-  button(row, "◀ Back", () => go(-1));
-  button(row, "Next ▶", () => go(1));
-  const stop = player(row, () => { if (model.get("step") >= model.get("trace").length) model.set("step", 0); return go(1); }, 900);
-  slider(panel, model, "iou_threshold", "IoU threshold", { min: 0, max: 1, step: 0.05 });
-  slider(panel, model, "score_threshold", "lowest score", { min: model.get("lowest"), max: model.get("highest"), step: 0.01 });
-  const say = html("p", { class: "dl-say", "aria-live": "polite" }, panel);
+  const last = () => view.get("trace").length;
+  const progress = slider(panel, view, "step", "boxes kept", { min: 0, max: last(), step: 1 });
+  stepper(panel, view, last, 900);
+  slider(panel, view, "iou_threshold", "IoU threshold", { min: 0, max: 1, step: 0.05 });
+  scoreSlider(panel, view, "score_threshold", "lowest score");
+  const say = spoken(panel);
   html("p", { class: "dl-heading" }, panel, "Candidates by score");
   const queue = html("ol", { class: "dl-queue", "aria-label": "candidates by falling score" }, panel);
-  errors(panel, model);
+  html("p", { class: "dl-hint" }, panel, "Thick: kept. Dashed: suppressed by the box just kept, with its IoU; faint: suppressed earlier. Thin: waiting.");
+  errors(panel, view);
+  redraw(view, ["trace", "step"], draw);
+  return view.end;
 
-  /** What each candidate is at the present step: kept, gone (and with which overlap), now or waiting. */
+  /** What each candidate is at the present step: kept (as which), gone (by which kept box, how far overlapping) or waiting. */
   function states() {
-    const trace = model.get("trace"), step = model.get("step"), state = new Map();
-    trace.slice(0, step).forEach((one, i) => {
-      const now = i === step - 1;
-      state.set(one.kept, { kept: true, now });
-      for (const [j, overlap] of one.suppressed) state.set(j, { gone: true, now, overlap });
+    const step = view.get("step"), state = new Map();
+    view.get("trace").forEach((one, i) => {
+      const done = i < step, now = i === step - 1;
+      state.set(one.kept, done ? { kept: i + 1, now } : { waiting: true });
+      for (const [j, overlap] of one.suppressed) state.set(j, done ? { gone: i + 1, by: one.kept, now, overlap } : { waiting: true });
     });
-    for (const one of trace.slice(step)) {
-      state.set(one.kept, { waiting: true });
-      for (const [j] of one.suppressed) state.set(j, { waiting: true });
-    }
     return state;
   }
 
   function draw() {
-    const state = states(), boxes = model.get("boxes");
-    stepper.max = model.get("trace").length;
+    const state = states();
+    progress.max = last();
+    progress.value = view.get("step");
     layer.replaceChildren();
-    const each = (wanted, act) => { for (const [i, s] of state) if (wanted(s)) act(boxes[i], i, s); };
-    each((s) => s.waiting, (box) => svg("rect", { x: box[0], y: box[1], width: box[2] - box[0], height: box[3] - box[1], fill: "none", stroke: COLOURS.sky, "stroke-opacity": 0.8, "stroke-width": 1, "vector-effect": "non-scaling-stroke" }, layer));
-    each((s) => s.gone && s.now, (box, i, s) => {
-      outline(layer, box, COLOURS.vermillion, { "stroke-dasharray": "6 4", opacity: 0.9 });
-      plate(layer, box[2] - 4 * letters * 0.6, box[3], s.overlap.toFixed(2), COLOURS.vermillion, letters * 0.8);
-    });
-    each((s) => s.kept && !s.now, (box) => outline(layer, box, COLOURS.green, { opacity: 0.75 }));
-    each((s) => s.kept && s.now, (box, i) => {
-      outline(layer, box, COLOURS.green, { "stroke-width": 5 });
-      plate(layer, box[0], box[1], `keep ${model.get("scores")[i].toFixed(2)}`, COLOURS.green, letters);
-    });
+    const each = (wanted, act) => { for (const [i, s] of state) if (wanted(s)) act(view.get("boxes")[i], i, s); };
+    each((s) => s.gone && !s.now, drawEarlier);
+    each((s) => s.waiting, drawWaiting);
+    each((s) => s.gone && s.now, drawSuppressed);
+    each((s) => s.kept && !s.now, drawKept);
+    each((s) => s.kept && s.now, drawNow);
+    drawOverlaps([...state].filter(([, s]) => s.gone && s.now));
     list(state);
     say.textContent = sentence(state);
   }
 
+  function colour(i, otherwise) {
+    return view.get("colours")[i] || COLOURS[otherwise];
+  }
+
+  function thin(box, i, stroke, options) {
+    const [x1, y1, x2, y2] = box;
+    svg("rect", { "data-box": i, x: x1, y: y1, width: x2 - x1, height: y2 - y1, fill: "none", stroke, "vector-effect": "non-scaling-stroke", ...options }, layer);
+  }
+
+  function drawEarlier(box, i, s) {
+    thin(box, i, colour(i, "vermillion"), { "data-by": s.by, "data-state": "earlier", "stroke-width": 1, "stroke-opacity": 0.55, "stroke-dasharray": "2 3" });
+  }
+
+  function drawWaiting(box, i) {
+    thin(box, i, colour(i, "sky"), { "data-state": "waiting", "stroke-width": 1.2, "stroke-opacity": 0.85 });
+  }
+
+  function drawKept(box, i, s) {
+    outline(layer, box, colour(i, "green"), { "data-box": i, "data-state": "kept", opacity: 0.8 });
+    plate(layer, [box[0], box[1]], `#${s.kept}`, colour(i, "green"), letters * 0.8, size);
+  }
+
+  function drawSuppressed(box, i, s) {
+    thin(box, i, "#000", { "stroke-width": 4, "stroke-opacity": 0.3 });
+    thin(box, i, colour(i, "vermillion"), { "data-by": s.by, "data-state": "suppressed", "stroke-width": 2, "stroke-dasharray": "6 4" });
+  }
+
+  function drawNow(box, i, s) {
+    outline(layer, box, colour(i, "green"), { "data-box": i, "data-state": "now", "stroke-width": 5, fill: colour(i, "green"), "fill-opacity": 0.18 });
+    plate(layer, [box[0], box[1]], `#${s.kept} ${title(i)}`, colour(i, "green"), letters, size);
+  }
+
+  /** The IoU of each box just suppressed at its lower right corner, the highest first; not where another one stands. */
+  function drawOverlaps(suppressed) {
+    const taken = [];
+    for (const [i, s] of suppressed.sort((a, b) => b[1].overlap - a[1].overlap)) {
+      const [, , x, y] = view.get("boxes")[i];
+      if (taken.some(([u, v]) => Math.abs(u - x) < 2.4 * letters && Math.abs(v - y) < 1.1 * letters)) continue;
+      taken.push([x, y]);
+      plate(layer, [x - 2.4 * letters, y], s.overlap.toFixed(2), colour(i, "vermillion"), letters * 0.8, size);
+    }
+  }
+
+  /** Score, and the class's name before it. */
+  function title(i) {
+    return `${classes ? `${view.get("names")[i]} ` : ""}${scoreText(view, view.get("scores")[i])}`;
+  }
+
   function list(state) {
     queue.replaceChildren();
-    const scores = model.get("scores"), low = model.get("lowest"), span = model.get("highest") - low || 1;
-    [...state.keys()].sort((i, j) => i - j).forEach((i) => {
+    const scores = view.get("scores"), low = view.get("lowest"), span = view.get("highest") - low || 1;
+    for (const i of [...state.keys()].sort((i, j) => i - j)) {
       const s = state.get(i);
       const names = [s.kept && "dl-kept", s.gone && "dl-gone", s.now && "dl-now"].filter(Boolean).join(" ");
       const item = html("li", { class: names, "data-candidate": i }, queue);
-      html("span", {}, item, scores[i].toFixed(2));
-      html("span", { class: "dl-bar", style: `width:${4 + 90 * (scores[i] - low) / span}px` }, item);
-      html("span", {}, item, s.kept ? "✓ kept" : s.gone ? `✗ overlaps by ${s.overlap.toFixed(2)}` : "");
+      html("span", { class: "dl-score" }, item, title(i));
+      html("span", { class: "dl-bar", style: `width:${4 + 90 * (scores[i] - low) / span}px; background:${colour(i, "sky")}` }, item);
+      html("span", {}, item, s.kept ? `✓ kept as #${s.kept}` : s.gone ? `✗ by #${s.gone}, IoU ${s.overlap.toFixed(2)}` : "");
       if (s.kept && s.now) queue.scrollTop = Math.max(0, item.offsetTop - queue.offsetTop - 40);
-    });
+    }
   }
 
+  /** What happened in this step, for eyes and screen readers. */
   function sentence(state) {
-    const all = [...state.values()], count = (test) => all.filter(test).length;
-    const kept = count((s) => s.kept), waiting = count((s) => s.waiting), now = count((s) => s.gone && s.now);
-    if (!kept) return `${waiting} candidates wait. The best-scored one is kept first.`;
-    const done = waiting ? `${waiting} still wait.` : "The queue is empty: done.";
-    return `Kept ${kept}. This one suppresses ${now} box${now === 1 ? "" : "es"} that overlap it by more than ${model.get("iou_threshold").toFixed(2)}. ${done}`;
+    const all = [...state], now = all.find(([, s]) => s.kept && s.now), waiting = all.filter(([, s]) => s.waiting).length;
+    if (!all.length) return "No candidate has a score this high.";
+    if (!now) return `${waiting} candidates wait. The best-scored one is kept first.`;
+    const gone = all.filter(([, s]) => s.gone && s.now).map(([, s]) => s.overlap);
+    const others = classes ? ` of class ${view.get("names")[now[0]]}` : "";
+    const limit = view.get("iou_threshold").toFixed(2);
+    const effect = gone.length
+      ? `suppresses ${gone.length} box${gone.length === 1 ? "" : "es"}${others} with an IoU above ${limit} (highest ${Math.max(...gone).toFixed(2)})`
+      : `suppresses nothing: no waiting box${others} has an IoU above ${limit}`;
+    return `#${now[1].kept}, score ${scoreText(view, view.get("scores")[now[0]])}, is kept and ${effect}. ${waiting ? `${waiting} still wait.` : "The queue is empty: done."}`;
   }
-
-  const stopDrawing = redraw(model, ["trace", "step"], draw);
-  return () => { stop(); stopDrawing(); };
 }
 
 export default { render };

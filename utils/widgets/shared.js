@@ -1,6 +1,6 @@
 // What all widgets share. Python computes every number; the scripts draw and listen.
 
-const COLOURS = { blue: "#0072B2", vermillion: "#D55E00", green: "#009E73", orange: "#E69F00", sky: "#56B4E9", purple: "#CC79A7" };
+const COLOURS = { blue: "#0072B2", vermillion: "#D55E00", green: "#009E73", orange: "#E69F00", sky: "#56B4E9", purple: "#CC79A7", yellow: "#F0E442" };
 
 function svg(tag, attributes, parent) {
   const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -17,7 +17,22 @@ function html(tag, attributes, parent, text) {
   return node;
 }
 
-/** The root element, with a picture on the left, a panel on the right and a line for errors. */
+/** One view's handle on the model: sets and saves, numbers ids, and `end` takes back its listeners and timers. */
+function connect(model) {
+  // counted on the window: every widget loads a copy of this script, and all copies share one page
+  const number = (globalThis.dlWidgetViews = (globalThis.dlWidgetViews || 0) + 1);
+  const undo = [];
+  return {
+    get: (trait) => model.get(trait),
+    set: (trait, value) => { model.set(trait, value); model.save_changes(); },
+    on: (trait, act) => { model.on(`change:${trait}`, act); undo.push(() => model.off(`change:${trait}`, act)); },
+    id: (name) => `dl-${number}-${name}`,
+    atEnd: (act) => undo.push(act),
+    end: () => undo.splice(0).forEach((act) => act()),
+  };
+}
+
+/** The root element, with a picture on the left and a panel on the right. */
 function frame(el, name, label) {
   // JupyterLab would take arrow keys for itself
   const root = html("div", { class: "dl-widget", "data-widget": name, role: "group", "aria-label": label, "data-lm-suppress-shortcuts": "true" }, el);
@@ -27,23 +42,29 @@ function frame(el, name, label) {
 }
 
 /** An SVG with a photograph in it, in the image's own pixel coordinates. */
-function photograph(parent, model) {
-  const [width, height] = model.get("size");
+function photograph(parent, view) {
+  const [width, height] = view.get("size");
   const canvas = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "group" }, parent);
-  svg("image", { href: model.get("image"), x: 0, y: 0, width, height, "image-rendering": width < 200 ? "auto" : "auto" }, canvas);
+  svg("image", { href: view.get("image"), x: 0, y: 0, width, height }, canvas);
   return canvas;
 }
 
-/** A labelled slider bound to one trait; its readout shows the value. */
-function slider(parent, model, trait, label, options) {
+/** Calls `draw` now and whenever one of the traits changes. */
+function redraw(view, traits, draw) {
+  for (const trait of traits) view.on(trait, draw);
+  draw();
+}
+
+/** A labelled slider bound to one trait; its readout shows the value with as many digits as a step has. */
+function slider(parent, view, trait, label, options) {
   const row = html("div", { class: "dl-row" }, parent);
-  const id = `dl-${trait}-${Math.random().toString(36).slice(2)}`;
+  const id = view.id(trait);
   html("label", { for: id }, row, label);
   const input = html("input", { type: "range", id, "data-slider": trait, ...options }, row);
   const readout = html("output", { for: id, "data-value": trait }, row);
-  const digits = Number(options.step) < 1 ? 2 : 0;
-  const show = () => { input.value = model.get(trait); readout.textContent = Number(model.get(trait)).toFixed(digits); };
-  const take = () => { model.set(trait, Number(input.value)); model.save_changes(); show(); };
+  const digits = digitsOf(Number(options.step));
+  const show = () => { input.value = view.get(trait); readout.textContent = Number(view.get(trait)).toFixed(digits); };
+  const take = () => { view.set(trait, Number(input.value)); show(); };
   input.addEventListener("input", take);
   // JupyterLab keeps arrow keys from doing what they do on a slider, so it is done here
   input.addEventListener("keydown", (event) => {
@@ -53,12 +74,26 @@ function slider(parent, model, trait, label, options) {
     if (next === undefined) return;
     event.preventDefault();
     event.stopPropagation();
-    input.value = next; // the browser keeps it within its ends
+    input.value = next; // the browser keeps it within its ends and on its steps
     take();
   });
-  model.on(`change:${trait}`, show);
-  show();
+  redraw(view, [trait], show);
   return input;
+}
+
+/** A slider over scores: ends and step fit them, see `slider_range` in base.py. */
+function scoreSlider(parent, view, trait, label) {
+  return slider(parent, view, trait, label, { min: view.get("lowest"), max: view.get("highest"), step: view.get("score_step") });
+}
+
+/** A score with as many digits as the slider's readout. */
+function scoreText(view, score) {
+  return score.toFixed(digitsOf(view.get("score_step")));
+}
+
+/** Digits behind the point: none for whole steps, else two, or more for finer steps. */
+function digitsOf(step) {
+  return Number.isInteger(step) ? 0 : Math.max(2, Math.ceil(-Math.log10(step) - 1e-9));
 }
 
 function button(parent, text, act) {
@@ -67,8 +102,19 @@ function button(parent, text, act) {
   return node;
 }
 
-/** A Play / Pause button; `tick` is called until it returns false. The last return value stops a running timer. */
-function player(parent, tick, milliseconds) {
+/** A labelled choice bound to one trait; `options` are pairs of value and text. */
+function choice(parent, view, trait, label, options) {
+  const id = view.id(trait);
+  html("label", { for: id }, parent, label);
+  const select = html("select", { id }, parent);
+  for (const [value, text] of options) html("option", { value }, select, text);
+  select.addEventListener("change", () => view.set(trait, select.value));
+  redraw(view, [trait], () => { select.value = view.get(trait); });
+  return select;
+}
+
+/** A Play / Pause button; `tick` is called until it returns false, or until the view ends. */
+function player(parent, view, tick, milliseconds) {
   let timer = null;
   const node = button(parent, "▶ Play", () => (timer === null ? start() : stop()));
   const stop = () => { clearInterval(timer); timer = null; node.textContent = "▶ Play"; };
@@ -76,23 +122,31 @@ function player(parent, tick, milliseconds) {
     node.textContent = "⏸ Pause";
     timer = setInterval(() => { if (tick() === false) stop(); }, milliseconds);
   };
-  return stop;
+  view.atEnd(stop);
+}
+
+/** Back, Next and Play through the trait `step`, which goes from 0 to `last()`. */
+function stepper(parent, view, last, milliseconds) {
+  const row = html("div", { class: "dl-row" }, parent);
+  const go = (by) => {
+    const next = Math.min(Math.max(view.get("step") + by, 0), last());
+    view.set("step", next);
+    return next < last();
+  };
+  button(row, "◀ Back", () => go(-1));
+  button(row, "Next ▶", () => go(1));
+  player(row, view, () => { if (view.get("step") >= last()) view.set("step", 0); return go(1); }, milliseconds);
+}
+
+/** A line of text that screen readers speak when it changes. */
+function spoken(parent) {
+  return html("p", { class: "dl-say", "aria-live": "polite" }, parent);
 }
 
 /** The sentence of the last error in Python, which a notebook would swallow. */
-function errors(parent, model) {
+function errors(parent, view) {
   const line = html("p", { class: "dl-error", role: "alert" }, parent);
-  const show = () => { line.textContent = model.get("error"); };
-  model.on("change:error", show);
-  show();
-}
-
-/** Calls `draw` now and whenever one of the traits changes; returns what undoes it. */
-function redraw(model, traits, draw) {
-  const names = traits.map((trait) => `change:${trait}`).join(" ");
-  model.on(names, draw);
-  draw();
-  return () => model.off(names, draw);
+  redraw(view, ["error"], () => { line.textContent = view.get("error"); });
 }
 
 /** A rectangle with a dark ring below, to be seen on any photograph. */
@@ -102,13 +156,12 @@ function outline(parent, [x1, y1, x2, y2], colour, options) {
   return svg("rect", { class: "dl-frame", ...shape, fill: "none", stroke: colour, ...options }, parent);
 }
 
-/** A short text on a plate that stays inside the picture. */
-function plate(parent, x, y, text, colour, size) {
-  const group = svg("g", {}, parent);
-  const width = text.length * size * 0.6 + size * 0.5;
-  const top = y - size * 1.3 < 0 ? y : y - size * 1.3;
-  svg("rect", { x, y: top, width, height: size * 1.3, fill: colour, rx: 1 }, group);
-  const dark = [COLOURS.orange, COLOURS.sky, COLOURS.purple].includes(colour);
-  svg("text", { x: x + size * 0.25, y: top + size, "font-size": size, "font-weight": 600, fill: dark ? "#000" : "#fff" }, group).textContent = text;
+/** A short text on a plate that stays inside a picture of the given size [width, height]. */
+function plate(parent, [x, y], text, colour, letters, [width, height]) {
+  const group = svg("g", {}, parent), wide = text.length * letters * 0.58 + letters * 0.5, high = letters * 1.3;
+  const left = Math.max(0, Math.min(x, width - wide)), top = Math.max(0, Math.min(y < high ? y : y - high, height - high));
+  svg("rect", { x: left, y: top, width: wide, height: high, fill: colour, rx: letters / 6 }, group);
+  const ink = [COLOURS.blue, COLOURS.vermillion].includes(colour) ? "#fff" : "#000"; // the others are too light for white
+  svg("text", { x: left + wide / 2, y: top + letters, "text-anchor": "middle", "font-size": letters, "font-weight": 600, fill: ink }, group).textContent = text;
   return group;
 }

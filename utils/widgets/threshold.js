@@ -1,28 +1,35 @@
 // Detections above a score threshold.
 
 function render({ model, el }) {
+  const view = connect(model);
   const { picture, panel } = frame(el, "threshold", "Detections above a score threshold");
-  const canvas = photograph(picture, model);
+  const size = view.get("size"), letters = Math.max(...size) / 26;
+  const canvas = photograph(picture, view);
   const layer = svg("g", { "pointer-events": "none" }, canvas);
-  const letters = Math.max(...model.get("size")) / 26;
-  slider(panel, model, "threshold", "score threshold", { min: model.get("lowest"), max: model.get("highest"), step: 0.01 });
-  const say = html("p", { class: "dl-say", "aria-live": "polite" }, panel);
-  errors(panel, model);
+  scoreSlider(panel, view, "threshold", "score threshold");
+  const say = spoken(panel);
+  errors(panel, view);
+  redraw(view, ["threshold"], draw);
+  return view.end;
 
   function draw() {
     layer.replaceChildren();
-    const scores = model.get("scores"), names = model.get("names"), colours = model.get("colours");
-    const shown = scores.map((score, i) => i).filter((i) => scores[i] >= model.get("threshold"));
-    for (const i of shown.slice().reverse()) {
-      const box = model.get("boxes")[i];
-      outline(layer, box, colours[i]);
-      plate(layer, box[0], box[1], `${names[i]} ${scores[i].toFixed(2)}`, colours[i], letters);
-    }
-    const listed = shown.slice(0, 8).map((i) => `${names[i]} ${scores[i].toFixed(2)}`).join(", ");
-    say.textContent = `${shown.length} of ${scores.length} detections${listed ? `: ${listed}` : ""}${shown.length > 8 ? ", …" : "."}`;
+    const scores = view.get("scores"), boxes = view.get("boxes"), colours = view.get("colours");
+    const shown = scores.map((score, i) => i).filter((i) => scores[i] >= view.get("threshold"));
+    for (const i of shown) outline(layer, boxes[i], colours[i]);
+    for (const i of shown.slice().reverse()) plate(layer, [boxes[i][0], boxes[i][1]], title(i), colours[i], letters, size);
+    say.textContent = sentence(shown);
   }
 
-  return redraw(model, ["threshold"], draw);
+  function title(i) {
+    return `${view.get("names")[i]} ${scoreText(view, view.get("scores")[i])}`;
+  }
+
+  function sentence(shown) {
+    const count = `${shown.length} of ${view.get("scores").length} detections`;
+    if (!shown.length) return `${count}.`;
+    return `${count}: ${shown.slice(0, 8).map(title).join(", ")}${shown.length > 8 ? ", …" : "."}`;
+  }
 }
 
 export default { render };
