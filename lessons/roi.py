@@ -18,6 +18,7 @@ from lessons.boxes import box_area, check_boxes
 Boxes = Tensor | Sequence[Tensor]
 Size = int | Sequence[int]
 CHUNK = 1024  # bins looked up at a time, so that their features stay in the processor's cache
+READS = 2**21  # rows of the table read at a time: the lists of what to read take about 30 bytes for each
 
 
 def roi_pool(input: Tensor, boxes: Boxes, output_size: Size, spatial_scale: float = 1.0) -> Tensor:
@@ -237,19 +238,24 @@ def average_samples(table: Tensor, origin: Tensor, region: tuple[Tensor, Tensor]
                               limits[axis], sampling_ratio > 0) for axis in (0, 1)]
         return sum_bags(table, origin[chosen], taps[0], taps[1], limits[1])
 
-    return by_kind(ratio.long(), pool)
+    return by_kind(ratio.long(), bins[0] * bins[1], pool)
 
 
-def by_kind(kinds: Tensor, pool: Callable[[Tensor, tuple[int, int]], Tensor]) -> Tensor:
-    """pool(indices, kind) for the RoIs of each kind (N, 2) together, results (N, ...) put back in order."""
+def by_kind(kinds: Tensor, bins: int, pool: Callable[[Tensor, tuple[int, int]], Tensor]) -> Tensor:
+    """pool(indices, kind) for the RoIs of each kind (N, 2) together, results (N, ...) put back in order.
+
+    A kind is how many samples or cells each of the RoI's `bins` bins has, down and across: what one tensor can hold.
+    No call gets more RoIs than fit in READS reads of the table.
+    """
+    if not len(kinds):
+        return pool(kinds[:, 0], (1, 1))
     different, kind = kinds.unique(dim=0, return_inverse=True)
-    if len(different) <= 1:
-        y, x = different[0].tolist() if len(kinds) else (1, 1)
-        return pool(torch.arange(len(kinds), device=kinds.device), (y, x))
     order = kind.argsort(stable=True)
-    chosen = order.split(kind.bincount().tolist())
-    parts = [pool(part, (y, x)) for part, (y, x) in zip(chosen, different.tolist(), strict=True)]
-    return torch.cat(parts)[order.argsort()]
+    pooled = []
+    for (y, x), same in zip(different.tolist(), order.split(kind.bincount().tolist()), strict=True):
+        most = max(1, READS // (bins * max(1, 4 * y * x)))
+        pooled += [pool(part, (y, x)) for part in same.split(most)]
+    return pooled[0] if len(pooled) == 1 else torch.cat(pooled)[order.argsort()]
 
 
 def bilinear_taps(start: Tensor, length: Tensor, bins: tuple[int, int], limit: int,
