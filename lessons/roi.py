@@ -1,0 +1,294 @@
+"""Regions of interest: cut the features of any box out of a feature map as a grid of fixed size, here h x w bins.
+
+Seen with its channels last, a feature map is a table: a row for each cell, C features in it. A bin is a bag of rows.
+RoIPool rounds the box to whole cells and keeps each feature's largest value in the bag; RoIAlign rounds nothing, it
+reads the map between cells, which makes a bin a weighted sum of the rows around its sampling points.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lessons.boxes import box_area, check_boxes
+
+Boxes = Tensor | Sequence[Tensor]
+Size = int | Sequence[int]
+CHUNK = 1024  # bins looked up at a time, so that their features stay in the processor's cache
+READS = 2**21  # rows of the table read at a time: the lists of what to read take about 30 bytes for each
+
+
+def roi_pool(input: Tensor, boxes: Boxes, output_size: Size, spatial_scale: float = 1.0) -> Tensor:
+    """RoIPool: the largest value of each feature in each bin (Girshick, ICCV 2015, section 2.1).
+
+    input (B, C, H, W); boxes a list of B tensors (N, 4) xyxy pixels, or (N, 5) with the image's number in front;
+    output_size h or (h, w); spatial_scale is cells per pixel, 1 / stride. Returns (N, C, h, w) in input's dtype.
+    Corners are rounded to cells, both belong to the RoI; bins overlap where sizes do not divide. Bins outside the map
+    are 0. The gradient goes to the largest cell, of equal ones to the first; boxes get none.
+    Raises ValueError for shapes, lengths or devices that do not fit, an image number out of range, a box with x2 < x1,
+    y2 < y1, NaN or infinity, an output size < 1 or a scale that is not > 0.
+    """
+    image, corners = rois_of(input, boxes, spatial_scale)
+    left_top, right_bottom = round_half_away(corners * spatial_scale).split(2, dim=1)
+    size = (right_bottom - left_top + 1).clamp(min=1)
+    rows, columns = bin_edges(left_top, size, pair(output_size), input.shape[2:])
+    return max_in_bins(input, image, rows, columns)
+
+
+def roi_align(input: Tensor, boxes: Boxes, output_size: Size, spatial_scale: float = 1.0, sampling_ratio: int = -1,
+              aligned: bool = False) -> Tensor:
+    """RoIAlign: the mean of bilinear samples in each bin, nothing rounded (He et al., ICCV 2017, section 3).
+
+    Arguments and errors as `roi_pool`. sampling_ratio samples a side in each bin, or ceil(RoI size / output size) if
+    it is not > 0. aligned=True puts pixel centres at .5, as it should be; False is the paper's code, half a cell off
+    and with RoIs of at least one cell. Samples more than a cell outside the map count as 0.
+    Returns (N, C, h, w) in input's dtype. Differentiable in the input, not in the boxes.
+    """
+    image, corners = rois_of(input, boxes, spatial_scale)
+    left_top, right_bottom = (corners * spatial_scale - (0.5 if aligned else 0)).split(2, dim=1)
+    size = right_bottom - left_top if aligned else (right_bottom - left_top).clamp(min=1)
+    origin = (image * math.prod(input.shape[2:]))[:, None, None]
+    table = as_table(input)
+    pooled = average_samples(table, origin, (left_top, size), (pair(output_size), input.shape[2:]), sampling_ratio)
+    return pooled.to(input.dtype)
+
+
+def multiscale_roi_align(features: Sequence[Tensor], boxes: Sequence[Tensor], output_size: Size, strides: Sequence[int],
+                         sampling_ratio: int = 2, canonical_size: int = 224, canonical_level: int = 4) -> Tensor:
+    """RoIAlign of each box on the pyramid level that fits its size (Lin et al., CVPR 2017, equation 1).
+
+    features: L tensors (B, C, H, W), finest first, `strides` pixels a cell; boxes a list of B tensors (N, 4) xyxy
+    pixels. A box of `canonical_size` pixels a side belongs to level `canonical_level`, whose stride is
+    2^canonical_level; twice the side, one level up. Returns (N, C, h, w), images one after the other.
+    Raises ValueError as `roi_align`, and for strides that are not one power of two after the other, one a feature map.
+    """
+    doubled = all(later == 2 * earlier for earlier, later in pairwise(strides))
+    if not features or len(features) != len(strides) or not doubled or math.log2(strides[0]) % 1:
+        raise ValueError(f"strides {list(strides)} for {len(features)} feature maps: want one power of two after the "
+                         "other, finest first.")
+    if len(boxes) != len(features[0]):
+        raise ValueError(f"{len(boxes)} box tensors for {len(features[0])} images.")
+    numbered = torch.cat([F.pad(one, (1, 0), value=number) for number, one in enumerate(boxes)])
+    ideal = canonical_level + torch.log2(box_area(numbered[:, 1:]).sqrt() / canonical_size) + 1e-6
+    level = (ideal.floor() - math.log2(strides[0])).clamp(0, len(strides) - 1)
+    height, width = pair(output_size)
+    pooled = features[0].new_zeros(len(numbered), features[0].shape[1], height, width)
+    for number, (feature, stride) in enumerate(zip(features, strides, strict=True)):
+        chosen = torch.where(level == number)[0]
+        found = roi_align(feature, numbered[chosen], (height, width), 1 / stride, sampling_ratio)
+        pooled[chosen] = found.to(pooled.dtype)
+    return pooled
+
+
+def rois_of(input: Tensor, boxes: Boxes, spatial_scale: float) -> tuple[Tensor, Tensor]:
+    """The image number (N,) int64 and the corners (N, 4) of each RoI, xyxy pixels, in the precision to reckon in.
+
+    Half precision is reckoned in float32. Raises ValueError for what `roi_pool` names, but for the output size.
+    """
+    if input.ndim != 4 or not input.is_floating_point():
+        raise ValueError(f"input of shape {tuple(input.shape)}, {input.dtype}: want floating-point (B, C, H, W).")
+    if not spatial_scale > 0 or math.isinf(spatial_scale):
+        raise ValueError(f"spatial_scale {spatial_scale} is not a number > 0.")
+    image, corners = _numbered(boxes, len(input))
+    if corners.device != input.device:
+        raise ValueError(f"boxes are on {corners.device}, input is on {input.device}.")
+    outside = ~((image >= 0) & (image < len(input)))  # NaN compares as False
+    if outside.any():
+        raise ValueError(f"image number {image[outside][0].item()} is not in 0 ... {len(input) - 1}.")
+    return image.long(), check_boxes(corners.detach()).to(_precision(input))
+
+
+def _numbered(boxes: Boxes, images: int) -> tuple[Tensor, Tensor]:
+    """Image numbers (N,) and corners (N, 4) from either form of boxes."""
+    if isinstance(boxes, Tensor):
+        if boxes.ndim != 2 or boxes.shape[1] != 5:
+            raise ValueError(f"boxes of shape {tuple(boxes.shape)}: want (N, 5), image number and corners, or a list.")
+        return boxes[:, 0].detach(), boxes[:, 1:]
+    if len(boxes) != images:
+        raise ValueError(f"{len(boxes)} box tensors for {images} images.")
+    for one in boxes:
+        if one.ndim != 2 or one.shape[1] != 4:
+            raise ValueError(f"boxes of shape {tuple(one.shape)}: want (N, 4) for each image.")
+    corners = torch.cat(list(boxes))
+    counts = torch.tensor([len(one) for one in boxes], device=corners.device)
+    return torch.arange(images, device=corners.device).repeat_interleave(counts), corners
+
+
+def pair(size: Size) -> tuple[int, int]:
+    """(height, width) from one number or two. Raises ValueError for a number < 1."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise ValueError(f"output_size {size}: want at least one bin each way.")
+    return height, width
+
+
+def round_half_away(x: Tensor) -> Tensor:
+    """Nearest whole number, halves away from 0 as C's round does; torch.round takes halves to the even number."""
+    whole = x.trunc()
+    return whole + ((x - whole) * 2).trunc()
+
+
+def _precision(input: Tensor) -> torch.dtype:
+    return torch.float64 if input.dtype == torch.float64 else torch.float32
+
+
+def as_table(input: Tensor, maps: int = 1) -> Tensor:
+    """Features (B, C * maps, H, W) as a table (B * maps * H * W, C): a row for each cell of each map, row by row.
+
+    The row must lie in one piece: reading thousands of rows is then as fast as memory allows.
+    """
+    batch, channels, height, width = input.shape
+    apart = input.reshape(batch, channels // maps, maps, height, width).permute(0, 2, 3, 4, 1)
+    return apart.contiguous().flatten(0, 3).to(_precision(input))
+
+
+def bin_edges(left_top: Tensor, size: Tensor, bins: tuple[int, int], limits: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """First cell and cell after the last of each bin: rows (N, h, 2) and columns (N, w, 2), int64, cut to the map.
+
+    left_top and size (N, 2), x and y, whole cells; bins (h, w); limits (H, W). Bin i of n spans floor(i * size / n) to
+    ceil((i + 1) * size / n), so no cell is left out and no bin is empty but by the map's edge.
+    """
+    edges = []
+    for axis, (count, limit) in enumerate(zip(bins, limits, strict=True)):
+        start, length = left_top[:, 1 - axis, None], size[:, 1 - axis, None] / count
+        number = torch.arange(count, device=start.device)
+        span = torch.stack([(number * length).floor(), ((number + 1) * length).ceil()], dim=-1)
+        edges.append((span + start[..., None]).clamp(0, limit).long())
+    return edges[0], edges[1]
+
+
+def max_in_bins(input: Tensor, image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The largest value in each bin, (N, C, h, w); 0 in bins without a cell. The gradient goes to that one cell.
+
+    input (B, C, H, W), image (N,) its number for each RoI, rows (N, h, 2) and columns (N, w, 2) as `bin_edges`.
+    """
+    count, h, w = len(rows), rows.shape[1], columns.shape[1]
+    bins = torch.cat([rows[:, :, None].expand(-1, -1, w, -1), columns[:, None].expand(-1, h, -1, -1)], dim=-1)
+    bins = bins.reshape(-1, 4)  # y1, y2, x1, x2
+    table = as_table(input)
+    with torch.no_grad():
+        cells = table.view(len(input), *input.shape[2:], input.shape[1])
+        largest = _largest_cell(cells, image.repeat_interleave(h * w), bins)
+    empty = (bins[:, 1::2] <= bins[:, ::2]).any(dim=1)
+    pooled = table.gather(0, largest).masked_fill_(empty[:, None], 0)
+    return pooled.view(count, h, w, input.shape[1]).permute(0, 3, 1, 2).contiguous().to(input.dtype)
+
+
+def _largest_cell(values: Tensor, image: Tensor, bins: Tensor) -> Tensor:
+    """The row of the table (N, C) where each feature is largest in each bin; of equal ones the first, row by row.
+
+    values (B, H, W, C), bins (N, 4). The maxima of blocks of 1, 2, 4, ... cells a side are found for all places at
+    once, each from two blocks of half the size. Four blocks of the largest size that fits, one in each corner, then
+    cover a bin, however many cells it has.
+    """
+    keys = _keys(values)
+    found = keys.new_zeros(len(bins), values.shape[3])
+    level = torch.frexp((bins[:, 1::2] - bins[:, ::2]).double())[1] - 1  # (N, 2): the side of the block is 2^level
+    tallest, widest = level.amax(dim=0).tolist() if len(bins) else (-1, -1)
+    for b in range(widest + 1):
+        keys = torch.maximum(keys[:, :, :-(2 ** (b - 1))], keys[:, :, 2 ** (b - 1) :]) if b else keys
+        block = keys
+        for a in range(tallest + 1):
+            block = torch.maximum(block[:, : -(2 ** (a - 1))], block[:, 2 ** (a - 1) :]) if a else block
+            for here in torch.where((level[:, 0] == a) & (level[:, 1] == b))[0].split(CHUNK):
+                key = _largest_of_four(block, image[here], bins[here], (2**a, 2**b))
+                found[here] = key.neg_().bitwise_and_(2**32 - 1)  # the low half of -key: the cell
+    return found
+
+
+def _keys(values: Tensor) -> Tensor:
+    """Whole numbers (B, H, W, C) in the values' order, of equal values the earlier cell above: maxima know their place.
+
+    The high 32 bits are the value's rank, the low 32 bits minus the number of the cell.
+    """
+    if values.dtype == torch.float64:
+        rank = values.unique(return_inverse=True)[1]
+    else:  # the bits of a float32, read as a whole number, rise with it; below 0 they fall
+        bits = (values + 0.0).view(torch.int32)  # + 0 makes -0 the same as 0
+        rank = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
+    return (rank << 32) - torch.arange(math.prod(values.shape[:3]), device=values.device).view(*values.shape[:3], 1)
+
+
+def _largest_of_four(block: Tensor, image: Tensor, bins: Tensor, side: tuple[int, int]) -> Tensor:
+    """The largest key (n, C) among the blocks, `side` cells high and wide, in the corners of each bin."""
+    y1, y2, x1, x2 = bins.T
+    rows = [(image * block.shape[1] + y) * block.shape[2] + x for y in (y1, y2 - side[0]) for x in (x1, x2 - side[1])]
+    best, *others = (block.flatten(0, 2).index_select(0, row) for row in rows)
+    for other in others:
+        torch.maximum(best, other, out=best)
+    return best
+
+
+def average_samples(table: Tensor, origin: Tensor, region: tuple[Tensor, Tensor],
+                    sizes: tuple[tuple[int, int], Sequence[int]], sampling_ratio: int) -> Tensor:
+    """The mean of bilinear samples in each bin, (N, C, h, w).
+
+    table (rows, C) as `as_table`; origin (N, 1 or h, 1 or w): the row where the map of each bin starts; region: left
+    top and size (N, 2), x and y in cells; sizes: bins (h, w) and the map's (H, W).
+    """
+    (left_top, size), (bins, limits) = region, sizes
+    per_bin = size.flip(1) / size.new_tensor(bins)  # (N, 2), y and x
+    ratio = torch.full_like(per_bin, sampling_ratio) if sampling_ratio > 0 else per_bin.ceil().clamp(min=0)
+
+    def pool(chosen: Tensor, samples: tuple[int, int]) -> Tensor:
+        taps = [bilinear_taps(left_top[chosen, 1 - axis], per_bin[chosen, axis], (bins[axis], samples[axis]),
+                              limits[axis], sampling_ratio > 0) for axis in (0, 1)]
+        return sum_bags(table, origin[chosen], taps[0], taps[1], limits[1])
+
+    return by_kind(ratio.long(), bins[0] * bins[1], pool)
+
+
+def by_kind(kinds: Tensor, bins: int, pool: Callable[[Tensor, tuple[int, int]], Tensor]) -> Tensor:
+    """pool(indices, kind) for the RoIs of each kind (N, 2) together, results (N, ...) put back in order.
+
+    A kind is how many samples or cells each of the RoI's `bins` bins has, down and across: what one tensor can hold.
+    No call gets more RoIs than fit in READS reads of the table.
+    """
+    if not len(kinds):
+        return pool(kinds[:, 0], (1, 1))
+    different, kind = kinds.unique(dim=0, return_inverse=True)
+    order = kind.argsort(stable=True)
+    pooled = []
+    for (y, x), same in zip(different.tolist(), order.split(kind.bincount().tolist()), strict=True):
+        most = max(1, READS // (bins * max(1, 4 * y * x)))
+        pooled += [pool(part, (y, x)) for part in same.split(most)]
+    return pooled[0] if len(pooled) == 1 else torch.cat(pooled)[order.argsort()]
+
+
+def bilinear_taps(start: Tensor, length: Tensor, bins: tuple[int, int], limit: int,
+                  apart: bool) -> tuple[Tensor, Tensor]:
+    """Along one axis, the cells that each bin reads, (N, n, T) int64, and their weights (N, n, T).
+
+    start and length of a bin (N,) in cells, bins (n, samples in each), limit the number of cells. Linear interpolation
+    at y gives cell i the weight max(0, 1 - |y - i|). Samples `apart` read two cells each; if not apart, they are at
+    most a cell from each other, and read one run of cells together.
+    """
+    count, samples = bins[0], max(bins[1], 1)
+    number = torch.arange(count, device=start.device, dtype=start.dtype)[:, None]
+    middle = torch.arange(samples, device=start.device, dtype=start.dtype) + 0.5
+    start, length = start[:, None, None], length[:, None, None]
+    places = start + number * length + middle * length / samples  # (N, n, samples)
+    inside = (places >= -1) & (places <= limit) & (bins[1] > 0)
+    places, inside = (x[..., None] if apart else x[..., None, :] for x in (places.clamp(0, limit - 1), inside))
+    cells = places[..., :1].floor() + torch.arange(places.shape[-1] + 1, device=start.device)
+    near = (1 - (places[..., None, :] - cells[..., None]).abs()).clamp(min=0) * inside[..., None, :]
+    weights = near.sum(dim=-1) / samples
+    return cells.clamp(max=limit - 1).long().flatten(2), weights.flatten(2)
+
+
+def sum_bags(table: Tensor, origin: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor],
+             width: int) -> Tensor:
+    """Weighted sums of table rows, (N, C, h, w): a bin's bag holds each of its rows with each of its columns.
+
+    rows: cells and weights (N, h, T); columns: cells and weights (N, w, T); origin and table as `average_samples`.
+    """
+    (y, y_weight), (x, x_weight) = rows, columns
+    first = (y * width)[:, :, None] + origin[..., None]  # (N, h, 1 or w, T)
+    cells = first[..., None] + x[:, None, :, None]  # (N, h, w, T, T)
+    weights = y_weight[:, :, None, :, None] * x_weight[:, None, :, None]
+    bags = F.embedding_bag(cells.flatten(3).flatten(0, 2), table, mode="sum",
+                           per_sample_weights=weights.flatten(3).flatten(0, 2))
+    return bags.view(*cells.shape[:3], table.shape[1]).permute(0, 3, 1, 2).contiguous()
