@@ -74,6 +74,17 @@ def run(notebook: Notebook, timeout: int) -> float:
     return kilobytes * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
+def _joined(outputs: list[Notebook]) -> list[Notebook]:
+    """The outputs with printed text in one piece: a busy machine delivers it in several."""
+    joined: list[Notebook] = []
+    for output in outputs:
+        if joined and output.get("name") and joined[-1].get("name") == output["name"]:
+            joined[-1]["text"] += output["text"]
+        else:
+            joined.append(output)
+    return joined
+
+
 def strip(notebook: Notebook, name: str) -> None:
     """Removes what changes from run to run: random cell ids, times, versions, the state of widgets."""
     notebook.metadata = nbformat.from_dict({
@@ -84,6 +95,8 @@ def strip(notebook: Notebook, name: str) -> None:
     for index, cell in enumerate(notebook.cells):
         cell["id"] = hashlib.sha256(f"{name} {index}".encode()).hexdigest()[:12]
         cell.metadata = nbformat.from_dict({"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {})
+        if cell.cell_type == "code":
+            cell["outputs"] = _joined(cell.outputs)
         for output in cell.get("outputs", []):
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
             if output.get("name") == "stdout":  # of a progress bar, only what is seen in the end

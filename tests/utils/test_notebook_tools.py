@@ -127,6 +127,12 @@ def test_a_progress_bar_leaves_only_its_end(folder):
     assert nbformat.read(folder / "01_x.ipynb", as_version=4).cells[-1].outputs[0].text == "done\n"
 
 
+def test_printed_text_comes_in_one_piece(folder):
+    write(folder, GOOD + "\n# %%\nimport sys, time\nprint('one', flush=True); time.sleep(0.5); print('two')\nprint('a word', file=sys.stderr)\n")
+    outputs = nbformat.read(folder / "01_x.ipynb", as_version=4).cells[-1].outputs
+    assert [(one.name, one.text) for one in outputs] == [("stdout", "one\ntwo\n"), ("stderr", "a word\n")]
+
+
 def test_source_is_shown_whole_and_with_its_place():
     text = source_markdown(box_iou)
     assert text.startswith("`lessons/boxes.py`, lines ")
