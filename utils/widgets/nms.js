@@ -76,7 +76,7 @@ function render({ model, el }) {
   }
 
   function drawNow(box, i, s) {
-    outline(layer, box, colour(i, "green"), { "data-box": i, "data-state": "now", "stroke-width": 5, fill: colour(i, "green"), "fill-opacity": 0.18 });
+    outline(layer, box, colour(i, "green"), { "data-box": i, "data-state": "now", "stroke-width": 5, fill: colour(i, "green"), "fill-opacity": 0.1 });
     plate(layer, [box[0], box[1]], `#${s.kept} ${title(i)}`, colour(i, "green"), letters, size);
   }
 
