@@ -53,6 +53,7 @@ class Lab:
         self.page.wait_for_selector(".jp-NotebookPanel .jp-Notebook", timeout=90_000)
         self.page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=90_000,
                                     state="attached")
+        self.page.locator(".jp-KernelName", has_text="Python 3").first.wait_for(timeout=90_000)
 
     def run_all(self, seconds: int = 240) -> None:
         """Runs every cell of a notebook without outputs, waits until each has a number; fails on the first error."""
@@ -61,6 +62,7 @@ class Lab:
             .some(prompt => /[*\\d]/.test(prompt.textContent))"""
         while not self.page.evaluate(started):  # a request before the kernel is connected is lost
             assert time.monotonic() < deadline, "no cell ever started"
+            self._answer_dialogs()
             self.page.get_by_role("menuitem", name="Run", exact=True).click()
             self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
             self.page.wait_for_timeout(3000)
@@ -72,6 +74,13 @@ class Lab:
             assert time.monotonic() < deadline, "the notebook did not finish in time"
             self.page.wait_for_timeout(500)
         self._refuse_errors()
+
+    def _answer_dialogs(self) -> None:
+        """Accepts what JupyterLab proposes, for instance the notebook's own kernel when the first is slow to come."""
+        buttons = self.page.locator(".jp-Dialog .jp-mod-accept")
+        while buttons.count():
+            buttons.first.click()
+            self.page.wait_for_timeout(500)
 
     def _refuse_errors(self) -> None:
         kinds = ", ".join(f'[data-mime-type="application/vnd.jupyter.{kind}"]' for kind in ("error", "stderr"))
