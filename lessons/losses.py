@@ -43,7 +43,7 @@ def sigmoid_focal_loss(inputs: Tensor, targets: Tensor, alpha: float = 0.25, gam
 
 
 def smooth_l1_loss(input: Tensor, target: Tensor, beta: float = 1.0, reduction: str = "mean") -> Tensor:
-    """0.5 d^2 / beta for differences |d| < beta and |d| - 0.5 beta beyond (Girshick, ICCV 2015, equation 3).
+    """0.5 d^2 / beta for differences |d| < beta and |d| - 0.5 beta beyond (Girshick, ICCV 2015, equation 3: beta 1).
 
     input, target: of the same shape. beta 0 is L1. reduction: none, mean or sum. Value and slope are continuous at
     beta; as beta falls to 0 it becomes L1, and not 0 as Huber's loss, which is beta times this one. Equal to

@@ -252,6 +252,16 @@ def test_fcos_smallest_wins_and_centre_sampling_can_be_switched_off():
     assert fcos_targets(boxes, points[:0], strides[:0], ranges[:0]).shape == (0,)
 
 
+@pytest.mark.parametrize(("dtype", "winner"), [(torch.float32, 0), (torch.float64, 1)])
+def test_fcos_cannot_tell_near_areas_apart_in_float32(dtype, winner):
+    """3600 and 3599 square pixels: 1e8 less either is the same float32, in torchvision too."""
+    boxes = torch.tensor([[0, 0, 60, 60], [0, 0, 61, 59]], dtype=dtype)
+    anchors, counts = fcos_anchors(LEVELS[:1], dtype)
+    matches = fcos_targets(boxes, *points_of(anchors))
+    assert matches.unique().tolist() == [-1, winner]
+    assert torch.equal(matches, fcos_by_torchvision(boxes, anchors, counts))
+
+
 def test_fcos_matches_boxes_of_any_size():
     """torchvision leaves areas of 1e8 and more unmatched."""
     box, point = torch.tensor([[0.0, 0, 20_000, 20_000]]), torch.tensor([[10_000.0, 10_000]])
