@@ -83,6 +83,54 @@ def multiscale_roi_align(features: Sequence[Tensor], boxes: Sequence[Tensor], ou
     return pooled
 
 
+def spatial_pyramid_pool(features: Tensor, levels: Sequence[int]) -> Tensor:
+    """A vector of the same length for a map of any size (SPPnet, He et al., ECCV 2014, section 2.3).
+
+    features (B, C, H, W). Each level n of the pyramid pools n x n windows, of ceil(H / n) rows every floor(H / n) rows
+    and columns likewise, and keeps each feature's maximum; where floor leaves a rest, the last cells may lie in no
+    window. A map smaller than n repeats cells, so that each window has one. Returns (B, C * sum of n^2), levels one
+    after the other, in each the features and in these the windows row by row.
+    Raises ValueError for another shape, a map without cells, no level or a level < 1.
+    """
+    if features.ndim != 4 or 0 in features.shape[2:]:
+        raise ValueError(f"features of shape {tuple(features.shape)}: want (B, C, H, W) with at least one cell.")
+    pooled = []
+    for n in _checked_levels(levels):
+        rows, columns = (_windows(size, n, features.device) for size in features.shape[2:])
+        leftmost = features[..., columns].max(dim=-1).values  # (B, C, H, n)
+        pooled.append(leftmost[:, :, rows].max(dim=3).values.flatten(1))  # (B, C, n, window, n) before the maximum
+    return torch.cat(pooled, dim=1)
+
+
+def roi_spatial_pyramid_pool(features: Tensor, boxes: Boxes, levels: Sequence[int], spatial_scale: float) -> Tensor:
+    """Spatial pyramid pooling of each box: (N, C * sum of n^2), ordered as `spatial_pyramid_pool`.
+
+    Arguments and errors as `roi_pool`, levels as `spatial_pyramid_pool`. The RoI's cells are those between its edges,
+    floor(x1 * scale) + 1 to ceil(x2 * scale) - 1, or the one nearest to its centre if there is none; window i of n
+    spans floor(i * size / n) to ceil((i + 1) * size / n) of them (He et al., TPAMI 2015, appendix A).
+    """
+    image, corners = rois_of(features, boxes, spatial_scale)
+    left_top, right_bottom = (corners * spatial_scale).split(2, dim=1)
+    centre = round_half_away((left_top + right_bottom) / 2)
+    size = right_bottom.ceil() - left_top.floor() - 1
+    first = torch.where(size < 1, centre, left_top.floor() + 1)
+    edges = [bin_edges(first, size.clamp(min=1), (n, n), features.shape[2:]) for n in _checked_levels(levels)]
+    return torch.cat([max_in_bins(features, image, *edge).flatten(1) for edge in edges], dim=1)
+
+
+def _checked_levels(levels: Sequence[int]) -> Sequence[int]:
+    if not levels or min(levels) < 1:
+        raise ValueError(f"levels {list(levels)}: want at least one, each >= 1.")
+    return levels
+
+
+def _windows(size: int, n: int, device: torch.device) -> Tensor:
+    """The cells (n, ceil(size / n)) of each of n windows along an axis of `size` cells."""
+    number = torch.arange(n, device=device)
+    start = number * (size // n) if size >= n else number * size // n
+    return start[:, None] + torch.arange(-(-size // n), device=device)
+
+
 def rois_of(input: Tensor, boxes: Boxes, spatial_scale: float) -> tuple[Tensor, Tensor]:
     """The image number (N,) int64 and the corners (N, 4) of each RoI, xyxy pixels, in the precision to reckon in.
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LESSONS = sorted((ROOT / "lessons").rglob("*.py"))
 UTILS = sorted((ROOT / "utils").rglob("*.py"))
-OPS = ["boxes", "coding", "anchors", "nms", "matching", "roi", "masks", "keypoints", "losses", "proposals", "corners",
+OPS = ["boxes", "coding", "anchors", "nms", "matching", "roi", "position_sensitive", "masks", "keypoints", "losses", "proposals", "corners",
        "attention", "coco_metrics", "metrics"]
 DRAWING = {"matplotlib", "ipywidgets", "anywidget", "IPython", "seaborn", "plotly"}
 NOTEBOOKS = sorted((ROOT / "notebooks" / "src").glob("*.py"))

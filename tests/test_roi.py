@@ -221,6 +221,57 @@ def test_multiscale_trains_every_level_and_takes_other_canons():
     assert none.requires_grad
 
 
+@pytest.mark.parametrize("size", [(13, 13), (10, 17), (7, 30), (3, 2), (1, 1), (4, 5)])
+def test_pyramid_equals_the_loop(size):
+    """Windows of ceil(a / n) cells every floor(a / n), and where a < n the one cell floor(i * a / n)."""
+    features, levels = random_features(2, 3, *size), (4, 2, 1, 6)
+    expected = []
+    for n in levels:
+        spans = [[(i * (a // n), i * (a // n) + -(-a // n)) if a >= n else (i * a // n, i * a // n + 1) for i in range(n)]
+                 for a in size]
+        level = [features[:, :, top:bottom, left:right].amax(dim=(2, 3)) for top, bottom in spans[0] for left, right in spans[1]]
+        expected.append(torch.stack(level, dim=2).flatten(1))
+    result = ours.spatial_pyramid_pool(features, levels)
+    assert result.shape == (2, 3 * (16 + 4 + 1 + 36))
+    assert torch.equal(result, torch.cat(expected, dim=1))
+
+
+def test_pyramid_where_sizes_divide_is_adaptive_pooling_also_in_the_gradient():
+    features = random_features(2, 3, 12, 24).round()  # with ties
+    result = ours.spatial_pyramid_pool(features, (6, 3, 1))
+    def pooled(x, levels):
+        return torch.cat([torch.nn.functional.adaptive_max_pool2d(x, n).flatten(1) for n in levels], dim=1)
+    assert torch.equal(result, pooled(features, (6, 3, 1)))
+    assert torch.equal(gradient_of(ours.spatial_pyramid_pool, features, (6, 3, 1)), gradient_of(pooled, features, (6, 3, 1)))
+
+
+def test_pyramid_of_a_roi_is_adaptive_pooling_of_its_cells():
+    features = random_features(2, 3, 20, 30).round()
+    rois = torch.tensor([[0, 0.0, 0, 479, 319], [1, 35, 50, 200, 310], [0, 17, 17, 30, 30], [1, 100, 40, 100, 40],
+                         [1, 33, 16, 47, 290]])
+    cells = [(0, 1, 1, 29, 19), (1, 3, 4, 12, 19), (0, 1, 1, 1, 1), (1, 6, 3, 6, 3), (1, 3, 2, 3, 18)]  # by hand, stride 16
+    levels = (1, 2, 3, 6)
+    def by_hand(x):
+        return torch.cat([torch.cat([torch.nn.functional.adaptive_max_pool2d(x[b : b + 1, :, y1 : y2 + 1, x1 : x2 + 1], n).flatten(1)
+                                     for n in levels], dim=1) for b, x1, y1, x2, y2 in cells])
+    assert torch.equal(ours.roi_spatial_pyramid_pool(features, rois, levels, 1 / 16), by_hand(features))
+    close(gradient_of(ours.roi_spatial_pyramid_pool, features, rois, levels, 1 / 16), gradient_of(by_hand, features), torch.float16)
+    per_image = [rois[rois[:, 0] == number, 1:] for number in range(2)]
+    assert ours.roi_spatial_pyramid_pool(features, per_image, levels, 1 / 16).shape == (5, 3 * 50)
+    assert ours.roi_spatial_pyramid_pool(features, rois[:0], (1, 2), 1 / 16).shape == (0, 15)
+
+
+def test_pyramids_that_do_not_fit_are_named():
+    for levels in ((), (2, 0)):
+        with pytest.raises(ValueError, match=r"levels \["):
+            ours.spatial_pyramid_pool(torch.zeros(1, 1, 4, 4), levels)
+        with pytest.raises(ValueError, match=r"levels \["):
+            ours.roi_spatial_pyramid_pool(torch.zeros(1, 1, 4, 4), torch.zeros(1, 5), levels, 1.0)
+    for shape in ((1, 4, 4), (1, 2, 0, 4)):
+        with pytest.raises(ValueError, match=r"features of shape \("):
+            ours.spatial_pyramid_pool(torch.zeros(shape), (1,))
+
+
 CORNERS = st.tuples(st.integers(0, 12), st.integers(0, 12), st.floats(0.5, 20, width=16), st.floats(0.5, 20, width=16))
 
 
