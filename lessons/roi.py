@@ -17,7 +17,7 @@ from lessons.boxes import box_area, check_boxes
 
 Boxes = Tensor | Sequence[Tensor]
 Size = int | Sequence[int]
-CHUNK = 1024  # bins looked up at a time, so that their features stay in the processor's cache
+CHUNK = 4096  # bins looked up at a time, so that their features stay in the processor's cache
 READS = 2**21  # rows of the table read at a time: the lists of what to read take about 30 bytes for each
 
 
@@ -241,9 +241,8 @@ def _largest_cell(values: Tensor, image: Tensor, bins: Tensor) -> Tensor:
         block = keys
         for a in range(tallest + 1):
             block = torch.maximum(block[:, : -(2 ** (a - 1))], block[:, 2 ** (a - 1) :]) if a else block
-            for here in torch.where((level[:, 0] == a) & (level[:, 1] == b))[0].split(CHUNK):
-                key = _largest_of_four(block, image[here], bins[here], (2**a, 2**b))
-                found[here] = key.neg_().bitwise_and_(2**32 - 1)  # the low half of -key: the cell
+            here = torch.where((level[:, 0] == a) & (level[:, 1] == b))[0]
+            _write_largest(found, here, block, image[here], bins[here], (2**a, 2**b))
     return found
 
 
@@ -260,14 +259,17 @@ def _keys(values: Tensor) -> Tensor:
     return (rank << 32) - torch.arange(math.prod(values.shape[:3]), device=values.device).view(*values.shape[:3], 1)
 
 
-def _largest_of_four(block: Tensor, image: Tensor, bins: Tensor, side: tuple[int, int]) -> Tensor:
-    """The largest key (n, C) among the blocks, `side` cells high and wide, in the corners of each bin."""
+def _write_largest(found: Tensor, here: Tensor, block: Tensor, image: Tensor, bins: Tensor,
+                   side: tuple[int, int]) -> None:
+    """found[here] = the cell of the largest key among the blocks, `side` cells high and wide, in each bin's corners."""
     y1, y2, x1, x2 = bins.T
-    rows = [(image * block.shape[1] + y) * block.shape[2] + x for y in (y1, y2 - side[0]) for x in (x1, x2 - side[1])]
-    best, *others = (block.flatten(0, 2).index_select(0, row) for row in rows)
-    for other in others:
-        torch.maximum(best, other, out=best)
-    return best
+    table, (height, width) = block.flatten(0, 2), block.shape[1:3]
+    corners = [(image * height + y) * width + x for y in (y1, y2 - side[0]) for x in (x1, x2 - side[1])]
+    for part, rows in zip(here.split(CHUNK), torch.stack(corners).split(CHUNK, dim=1), strict=True):
+        largest = table.index_select(0, rows[0])
+        for row in rows[1:]:
+            torch.maximum(largest, table.index_select(0, row), out=largest)
+        found[part] = largest.neg_().bitwise_and_(2**32 - 1)  # the low half of -key: the cell
 
 
 def average_samples(table: Tensor, origin: Tensor, region: tuple[Tensor, Tensor],
@@ -279,51 +281,52 @@ def average_samples(table: Tensor, origin: Tensor, region: tuple[Tensor, Tensor]
     """
     (left_top, size), (bins, limits) = region, sizes
     per_bin = size.flip(1) / size.new_tensor(bins)  # (N, 2), y and x
-    ratio = torch.full_like(per_bin, sampling_ratio) if sampling_ratio > 0 else per_bin.ceil().clamp(min=0)
+    samples = torch.full_like(per_bin, sampling_ratio) if sampling_ratio > 0 else per_bin.ceil().clamp(min=0)
+    grid = torch.stack([left_top.flip(1), per_bin, samples], dim=1)  # (N, 3, 2)
 
-    def pool(chosen: Tensor, samples: tuple[int, int]) -> Tensor:
-        taps = [bilinear_taps(left_top[chosen, 1 - axis], per_bin[chosen, axis], (bins[axis], samples[axis]),
-                              limits[axis], sampling_ratio > 0) for axis in (0, 1)]
+    def pool(chosen: Tensor, most: tuple[int, int]) -> Tensor:
+        taps = [bilinear_taps(grid[chosen, :, axis], (bins[axis], most[axis]), limits[axis], sampling_ratio > 0)
+                for axis in (0, 1)]
         return sum_bags(table, origin[chosen], taps[0], taps[1], limits[1])
 
-    return by_kind(ratio.long(), bins[0] * bins[1], pool)
+    return by_kind(samples.long(), bins[0] * bins[1], pool)
 
 
-def by_kind(kinds: Tensor, bins: int, pool: Callable[[Tensor, tuple[int, int]], Tensor]) -> Tensor:
-    """pool(indices, kind) for the RoIs of each kind (N, 2) together, results (N, ...) put back in order.
+def by_kind(counts: Tensor, bins: int, pool: Callable[[Tensor, tuple[int, int]], Tensor]) -> Tensor:
+    """pool(indices, most) for RoIs of like counts (N, 2) together, the results (N, ...) put back in order.
 
-    A kind is how many samples or cells each of the RoI's `bins` bins has, down and across: what one tensor can hold.
-    No call gets more RoIs than fit in READS reads of the table.
+    counts: how many samples or cells each of a RoI's `bins` bins has, down and across. One tensor holds as many of
+    them for all its RoIs, `most`; so RoIs go together whose counts round up to the same powers of two, and no more at
+    a time than fit in READS reads of the table.
     """
-    if not len(kinds):
-        return pool(kinds[:, 0], (1, 1))
-    different, kind = kinds.unique(dim=0, return_inverse=True)
+    if not len(counts):
+        return pool(counts[:, 0], (1, 1))
+    powers = 2 ** counts.clamp(min=1).double().log2().ceil().long()
+    kinds, kind = torch.minimum(powers, counts.amax(dim=0).clamp(min=1)).unique(dim=0, return_inverse=True)
     order = kind.argsort(stable=True)
-    pooled = []
-    for (y, x), same in zip(different.tolist(), order.split(kind.bincount().tolist()), strict=True):
-        most = max(1, READS // (bins * max(1, 4 * y * x)))
-        pooled += [pool(part, (y, x)) for part in same.split(most)]
-    return pooled[0] if len(pooled) == 1 else torch.cat(pooled)[order.argsort()]
+    parts = []
+    for (y, x), same in zip(kinds.tolist(), order.split(kind.bincount().tolist()), strict=True):
+        parts += [pool(part, (y, x)) for part in same.split(max(1, READS // (bins * 4 * y * x)))]
+    pooled = torch.cat(parts) if len(parts) > 1 else parts[0]
+    return pooled[order.argsort()] if len(kinds) > 1 else pooled
 
 
-def bilinear_taps(start: Tensor, length: Tensor, bins: tuple[int, int], limit: int,
-                  apart: bool) -> tuple[Tensor, Tensor]:
+def bilinear_taps(grid: Tensor, bins: tuple[int, int], limit: int, apart: bool) -> tuple[Tensor, Tensor]:
     """Along one axis, the cells that each bin reads, (N, n, T) int64, and their weights (N, n, T).
 
-    start and length of a bin (N,) in cells, bins (n, samples in each), limit the number of cells. Linear interpolation
-    at y gives cell i the weight max(0, 1 - |y - i|). Samples `apart` read two cells each; if not apart, they are at
-    most a cell from each other, and read one run of cells together.
+    grid (N, 3): where the first bin starts, how long a bin is, in cells, and how many samples it has; bins (n, most
+    samples of a bin); limit the number of cells. Linear interpolation at y gives cell i the weight
+    max(0, 1 - |y - i|). Samples `apart` read two cells each; if not apart, they are at most a cell from each other,
+    and read one run of cells together.
     """
-    count, samples = bins[0], max(bins[1], 1)
-    number = torch.arange(count, device=start.device, dtype=start.dtype)[:, None]
-    middle = torch.arange(samples, device=start.device, dtype=start.dtype) + 0.5
-    start, length = start[:, None, None], length[:, None, None]
-    places = start + number * length + middle * length / samples  # (N, n, samples)
-    inside = (places >= -1) & (places <= limit) & (bins[1] > 0)
-    places, inside = (x[..., None] if apart else x[..., None, :] for x in (places.clamp(0, limit - 1), inside))
-    cells = places[..., :1].floor() + torch.arange(places.shape[-1] + 1, device=start.device)
-    near = (1 - (places[..., None, :] - cells[..., None]).abs()).clamp(min=0) * inside[..., None, :]
-    weights = near.sum(dim=-1) / samples
+    start, length, samples = grid[:, :, None, None].unbind(dim=1)  # (N, 1, 1)
+    number, sample = (torch.arange(count, device=grid.device, dtype=grid.dtype) for count in bins)
+    places = start + number[:, None] * length + (sample + 0.5) * length / samples.clamp(min=1)  # (N, n, most)
+    counted = ((places >= -1) & (places <= limit) & (sample < samples)) / samples.clamp(min=1)
+    places, counted = (x[..., None] if apart else x[..., None, :] for x in (places.clamp(0, limit - 1), counted))
+    cells = places[..., :1].floor() + torch.arange(places.shape[-1] + 1, device=grid.device)
+    near = (1 - (places[..., None, :] - cells[..., None]).abs()).clamp(min=0)
+    weights = (near * counted[..., None, :]).sum(dim=-1)
     return cells.clamp(max=limit - 1).long().flatten(2), weights.flatten(2)
 
 
