@@ -27,7 +27,7 @@ def roi_pool(input: Tensor, boxes: Boxes, output_size: Size, spatial_scale: floa
     input (B, C, H, W); boxes a list of B tensors (N, 4) xyxy pixels, or (N, 5) with the image's number in front;
     output_size h or (h, w); spatial_scale is cells per pixel, 1 / stride. Returns (N, C, h, w) in input's dtype.
     Corners are rounded to cells, both belong to the RoI; bins overlap where sizes do not divide. Bins outside the map
-    are 0. The gradient goes to the largest cell, of equal ones to the first; boxes get none.
+    are 0, NaN is passed over. The gradient goes to the largest cell, of equal ones to the first; boxes get none.
     Raises ValueError for shapes, lengths or devices that do not fit, an image number out of range, a box with x2 < x1,
     y2 < y1, NaN or infinity, an output size < 1 or a scale that is not > 0.
     """
@@ -66,7 +66,7 @@ def multiscale_roi_align(features: Sequence[Tensor], boxes: Sequence[Tensor], ou
     Raises ValueError as `roi_align`, and for strides that are not one power of two after the other, one a feature map.
     """
     doubled = all(later == 2 * earlier for earlier, later in pairwise(strides))
-    if not features or len(features) != len(strides) or not doubled or math.log2(strides[0]) % 1:
+    if not strides or len(features) != len(strides) or not doubled or strides[0] < 1 or math.log2(strides[0]) % 1:
         raise ValueError(f"strides {list(strides)} for {len(features)} feature maps: want one power of two after the "
                          "other, finest first.")
     if len(boxes) != len(features[0]):
@@ -234,7 +234,7 @@ def _largest_cell(values: Tensor, image: Tensor, bins: Tensor) -> Tensor:
     """
     keys = _keys(values)
     found = keys.new_zeros(len(bins), values.shape[3])
-    level = torch.frexp((bins[:, 1::2] - bins[:, ::2]).double())[1] - 1  # (N, 2): the side of the block is 2^level
+    level = torch.frexp((bins[:, 1::2] - bins[:, ::2]).float())[1] - 1  # (N, 2): the side of the block is 2^level
     tallest, widest = level.amax(dim=0).tolist() if len(bins) else (-1, -1)
     for b in range(widest + 1):
         keys = torch.maximum(keys[:, :, :-(2 ** (b - 1))], keys[:, :, 2 ** (b - 1) :]) if b else keys
@@ -251,10 +251,11 @@ def _keys(values: Tensor) -> Tensor:
 
     The high 32 bits are the value's rank, the low 32 bits minus the number of the cell.
     """
+    values = values.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf) + 0.0  # + 0 makes -0 the same as 0
     if values.dtype == torch.float64:
         rank = values.unique(return_inverse=True)[1]
     else:  # the bits of a float32, read as a whole number, rise with it; below 0 they fall
-        bits = (values + 0.0).view(torch.int32)  # + 0 makes -0 the same as 0
+        bits = values.view(torch.int32)
         rank = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
     return (rank << 32) - torch.arange(math.prod(values.shape[:3]), device=values.device).view(*values.shape[:3], 1)
 
@@ -301,7 +302,7 @@ def by_kind(counts: Tensor, bins: int, pool: Callable[[Tensor, tuple[int, int]],
     """
     if not len(counts):
         return pool(counts[:, 0], (1, 1))
-    powers = 2 ** counts.clamp(min=1).double().log2().ceil().long()
+    powers = 2 ** counts.clamp(min=1).float().log2().ceil().long()
     kinds, kind = torch.minimum(powers, counts.amax(dim=0).clamp(min=1)).unique(dim=0, return_inverse=True)
     order = kind.argsort(stable=True)
     parts = []

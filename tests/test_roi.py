@@ -86,6 +86,18 @@ def test_of_equal_cells_the_first_gets_the_gradient(dtype):
         == [[0, 0, 1, 2], [0, 1, 1, 2]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nan_is_passed_over_by_the_maximum(dtype):
+    features, rois = random_features(2, 4, 25, 35, dtype=dtype), random_rois(40, dtype=dtype)
+    features[torch.rand(features.shape, generator=torch.Generator().manual_seed(1)) < 0.05] = math.nan
+    features[0, 0, :, ::9] = -features[0, 0, :, ::9] * math.nan  # of either sign
+    features[1, 1, 5] = math.inf
+    result, expected = (op(features, rois, 2, 0.25) for op in (ours.roi_pool, reference.roi_pool))
+    some = ~result.isnan()  # bins of nothing but NaN: the reference says -3.4e38
+    assert some.float().mean() > 0.9
+    assert torch.equal(result[some], expected[some])
+
+
 @pytest.mark.parametrize("count", [0, 1, 30])
 def test_both_forms_of_boxes(count):
     features, rois = random_features(3, 4, 20, 30), random_rois(count, images=3)
@@ -335,9 +347,11 @@ def test_bad_input_is_named(op):
 
 def test_strides_that_do_not_fit_are_named():
     features, boxes = [torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 4, 4)], [torch.zeros(0, 4)]
-    for strides in ((4,), (4, 16), (8, 4), (3, 6)):
+    for strides in ((4,), (4, 16), (8, 4), (3, 6), (0, 0)):
         with pytest.raises(ValueError, match=r"strides \["):
             ours.multiscale_roi_align(features, boxes, 2, strides)
+    with pytest.raises(ValueError, match=r"strides \[\] for 0 feature maps"):
+        ours.multiscale_roi_align([], boxes, 2, ())
     with pytest.raises(ValueError, match="2 box tensors for 1 images"):
         ours.multiscale_roi_align(features, boxes * 2, 2, (4, 8))
 
