@@ -69,7 +69,7 @@ def multiscale_roi_align(features: Sequence[Tensor], boxes: Sequence[Tensor], ou
     if not strides or len(features) != len(strides) or not doubled or strides[0] < 1 or math.log2(strides[0]) % 1:
         raise ValueError(f"strides {list(strides)} for {len(features)} feature maps: want one power of two after the "
                          "other, finest first.")
-    if len(boxes) != len(features[0]):
+    if not len(boxes) or len(boxes) != len(features[0]):
         raise ValueError(f"{len(boxes)} box tensors for {len(features[0])} images.")
     numbered = torch.cat([F.pad(one, (1, 0), value=number) for number, one in enumerate(boxes)])
     ideal = canonical_level + torch.log2(box_area(numbered[:, 1:]).sqrt() / canonical_size) + 1e-6
@@ -136,8 +136,9 @@ def rois_of(input: Tensor, boxes: Boxes, spatial_scale: float) -> tuple[Tensor, 
 
     Half precision is reckoned in float32. Raises ValueError for what `roi_pool` names, but for the output size.
     """
-    if input.ndim != 4 or not input.is_floating_point():
-        raise ValueError(f"input of shape {tuple(input.shape)}, {input.dtype}: want floating-point (B, C, H, W).")
+    if input.ndim != 4 or 0 in input.shape[2:] or not input.is_floating_point():
+        raise ValueError(f"input of shape {tuple(input.shape)}, {input.dtype}: want floating-point (B, C, H, W) with "
+                         "at least one cell.")
     if not spatial_scale > 0 or math.isinf(spatial_scale):
         raise ValueError(f"spatial_scale {spatial_scale} is not a number > 0.")
     image, corners = _numbered(boxes, len(input))
@@ -155,7 +156,7 @@ def _numbered(boxes: Boxes, images: int) -> tuple[Tensor, Tensor]:
         if boxes.ndim != 2 or boxes.shape[1] != 5:
             raise ValueError(f"boxes of shape {tuple(boxes.shape)}: want (N, 5), image number and corners, or a list.")
         return boxes[:, 0].detach(), boxes[:, 1:]
-    if len(boxes) != images:
+    if not images or len(boxes) != images:
         raise ValueError(f"{len(boxes)} box tensors for {images} images.")
     for one in boxes:
         if one.ndim != 2 or one.shape[1] != 4:
