@@ -76,7 +76,8 @@ def paste_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int], paddi
     grown = _grow(check_boxes(boxes), padded.shape[-1] / masks.shape[-1]).long()  # cut towards 0
     rows = _stretch(grown[:, 1], grown[:, 3], image_size[0], padded)
     columns = _stretch(grown[:, 0], grown[:, 2], image_size[1], padded)
-    return (rows @ padded @ columns.mT)[:, None].to(masks.dtype)
+    with torch.autocast(masks.device.type, enabled=False):  # which would take the products in half precision
+        return (rows @ padded @ columns.mT)[:, None].to(masks.dtype)
 
 
 def check_matched(proposals: Sequence[Tensor], ground_truth: Sequence[Tensor], matched_idxs: Sequence[Tensor],

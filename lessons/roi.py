@@ -17,7 +17,7 @@ from lessons.boxes import box_area, check_boxes
 
 Boxes = Tensor | Sequence[Tensor]
 Size = int | Sequence[int]
-CHUNK = 1024  # bins looked up at a time, so that their features stay in the processor's cache
+CHUNK = 4096  # bins looked up at a time, so that their features stay in the processor's cache
 READS = 2**21  # rows of the table read at a time: the lists of what to read take about 30 bytes for each
 
 
@@ -27,7 +27,7 @@ def roi_pool(input: Tensor, boxes: Boxes, output_size: Size, spatial_scale: floa
     input (B, C, H, W); boxes a list of B tensors (N, 4) xyxy pixels, or (N, 5) with the image's number in front;
     output_size h or (h, w); spatial_scale is cells per pixel, 1 / stride. Returns (N, C, h, w) in input's dtype.
     Corners are rounded to cells, both belong to the RoI; bins overlap where sizes do not divide. Bins outside the map
-    are 0. The gradient goes to the largest cell, of equal ones to the first; boxes get none.
+    are 0, NaN is passed over. The gradient goes to the largest cell, of equal ones to the first; boxes get none.
     Raises ValueError for shapes, lengths or devices that do not fit, an image number out of range, a box with x2 < x1,
     y2 < y1, NaN or infinity, an output size < 1 or a scale that is not > 0.
     """
@@ -66,10 +66,10 @@ def multiscale_roi_align(features: Sequence[Tensor], boxes: Sequence[Tensor], ou
     Raises ValueError as `roi_align`, and for strides that are not one power of two after the other, one a feature map.
     """
     doubled = all(later == 2 * earlier for earlier, later in pairwise(strides))
-    if not features or len(features) != len(strides) or not doubled or math.log2(strides[0]) % 1:
+    if not strides or len(features) != len(strides) or not doubled or strides[0] < 1 or math.log2(strides[0]) % 1:
         raise ValueError(f"strides {list(strides)} for {len(features)} feature maps: want one power of two after the "
                          "other, finest first.")
-    if len(boxes) != len(features[0]):
+    if not len(boxes) or len(boxes) != len(features[0]):
         raise ValueError(f"{len(boxes)} box tensors for {len(features[0])} images.")
     numbered = torch.cat([F.pad(one, (1, 0), value=number) for number, one in enumerate(boxes)])
     ideal = canonical_level + torch.log2(box_area(numbered[:, 1:]).sqrt() / canonical_size) + 1e-6
@@ -83,13 +83,62 @@ def multiscale_roi_align(features: Sequence[Tensor], boxes: Sequence[Tensor], ou
     return pooled
 
 
+def spatial_pyramid_pool(features: Tensor, levels: Sequence[int]) -> Tensor:
+    """A vector of the same length for a map of any size (SPPnet, He et al., ECCV 2014, section 2.3).
+
+    features (B, C, H, W). Each level n of the pyramid pools n x n windows, of ceil(H / n) rows every floor(H / n) rows
+    and columns likewise, and keeps each feature's maximum; where floor leaves a rest, the last cells may lie in no
+    window. A map smaller than n repeats cells, so that each window has one. Returns (B, C * sum of n^2), levels one
+    after the other, in each the features and in these the windows row by row.
+    Raises ValueError for another shape, a map without cells, no level or a level < 1.
+    """
+    if features.ndim != 4 or 0 in features.shape[2:]:
+        raise ValueError(f"features of shape {tuple(features.shape)}: want (B, C, H, W) with at least one cell.")
+    pooled = []
+    for n in _checked_levels(levels):
+        rows, columns = (_windows(size, n, features.device) for size in features.shape[2:])
+        leftmost = features[..., columns].max(dim=-1).values  # (B, C, H, n)
+        pooled.append(leftmost[:, :, rows].max(dim=3).values.flatten(1))  # (B, C, n, window, n) before the maximum
+    return torch.cat(pooled, dim=1)
+
+
+def roi_spatial_pyramid_pool(features: Tensor, boxes: Boxes, levels: Sequence[int], spatial_scale: float) -> Tensor:
+    """Spatial pyramid pooling of each box: (N, C * sum of n^2), ordered as `spatial_pyramid_pool`.
+
+    Arguments and errors as `roi_pool`, levels as `spatial_pyramid_pool`. The RoI's cells are those between its edges,
+    floor(x1 * scale) + 1 to ceil(x2 * scale) - 1, or the one nearest to its centre if there is none; window i of n
+    spans floor(i * size / n) to ceil((i + 1) * size / n) of them (He et al., TPAMI 2015, appendix A).
+    """
+    image, corners = rois_of(features, boxes, spatial_scale)
+    left_top, right_bottom = (corners * spatial_scale).split(2, dim=1)
+    centre = round_half_away((left_top + right_bottom) / 2)
+    size = right_bottom.ceil() - left_top.floor() - 1
+    first = torch.where(size < 1, centre, left_top.floor() + 1)
+    edges = [bin_edges(first, size.clamp(min=1), (n, n), features.shape[2:]) for n in _checked_levels(levels)]
+    return torch.cat([max_in_bins(features, image, *edge).flatten(1) for edge in edges], dim=1)
+
+
+def _checked_levels(levels: Sequence[int]) -> Sequence[int]:
+    if not levels or min(levels) < 1:
+        raise ValueError(f"levels {list(levels)}: want at least one, each >= 1.")
+    return levels
+
+
+def _windows(size: int, n: int, device: torch.device) -> Tensor:
+    """The cells (n, ceil(size / n)) of each of n windows along an axis of `size` cells."""
+    number = torch.arange(n, device=device)
+    start = number * (size // n) if size >= n else number * size // n
+    return start[:, None] + torch.arange(-(-size // n), device=device)
+
+
 def rois_of(input: Tensor, boxes: Boxes, spatial_scale: float) -> tuple[Tensor, Tensor]:
     """The image number (N,) int64 and the corners (N, 4) of each RoI, xyxy pixels, in the precision to reckon in.
 
     Half precision is reckoned in float32. Raises ValueError for what `roi_pool` names, but for the output size.
     """
-    if input.ndim != 4 or not input.is_floating_point():
-        raise ValueError(f"input of shape {tuple(input.shape)}, {input.dtype}: want floating-point (B, C, H, W).")
+    if input.ndim != 4 or 0 in input.shape[2:] or not input.is_floating_point():
+        raise ValueError(f"input of shape {tuple(input.shape)}, {input.dtype}: want floating-point (B, C, H, W) with "
+                         "at least one cell.")
     if not spatial_scale > 0 or math.isinf(spatial_scale):
         raise ValueError(f"spatial_scale {spatial_scale} is not a number > 0.")
     image, corners = _numbered(boxes, len(input))
@@ -107,7 +156,7 @@ def _numbered(boxes: Boxes, images: int) -> tuple[Tensor, Tensor]:
         if boxes.ndim != 2 or boxes.shape[1] != 5:
             raise ValueError(f"boxes of shape {tuple(boxes.shape)}: want (N, 5), image number and corners, or a list.")
         return boxes[:, 0].detach(), boxes[:, 1:]
-    if len(boxes) != images:
+    if not images or len(boxes) != images:
         raise ValueError(f"{len(boxes)} box tensors for {images} images.")
     for one in boxes:
         if one.ndim != 2 or one.shape[1] != 4:
@@ -186,16 +235,15 @@ def _largest_cell(values: Tensor, image: Tensor, bins: Tensor) -> Tensor:
     """
     keys = _keys(values)
     found = keys.new_zeros(len(bins), values.shape[3])
-    level = torch.frexp((bins[:, 1::2] - bins[:, ::2]).double())[1] - 1  # (N, 2): the side of the block is 2^level
+    level = torch.frexp((bins[:, 1::2] - bins[:, ::2]).float())[1] - 1  # (N, 2): the side of the block is 2^level
     tallest, widest = level.amax(dim=0).tolist() if len(bins) else (-1, -1)
     for b in range(widest + 1):
         keys = torch.maximum(keys[:, :, :-(2 ** (b - 1))], keys[:, :, 2 ** (b - 1) :]) if b else keys
         block = keys
         for a in range(tallest + 1):
             block = torch.maximum(block[:, : -(2 ** (a - 1))], block[:, 2 ** (a - 1) :]) if a else block
-            for here in torch.where((level[:, 0] == a) & (level[:, 1] == b))[0].split(CHUNK):
-                key = _largest_of_four(block, image[here], bins[here], (2**a, 2**b))
-                found[here] = key.neg_().bitwise_and_(2**32 - 1)  # the low half of -key: the cell
+            here = torch.where((level[:, 0] == a) & (level[:, 1] == b))[0]
+            _write_largest(found, here, block, image[here], bins[here], (2**a, 2**b))
     return found
 
 
@@ -204,22 +252,26 @@ def _keys(values: Tensor) -> Tensor:
 
     The high 32 bits are the value's rank, the low 32 bits minus the number of the cell.
     """
+    values = values.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf) + 0.0  # + 0 makes -0 the same as 0
     if values.dtype == torch.float64:
         rank = values.unique(return_inverse=True)[1]
     else:  # the bits of a float32, read as a whole number, rise with it; below 0 they fall
-        bits = (values + 0.0).view(torch.int32)  # + 0 makes -0 the same as 0
+        bits = values.view(torch.int32)
         rank = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
     return (rank << 32) - torch.arange(math.prod(values.shape[:3]), device=values.device).view(*values.shape[:3], 1)
 
 
-def _largest_of_four(block: Tensor, image: Tensor, bins: Tensor, side: tuple[int, int]) -> Tensor:
-    """The largest key (n, C) among the blocks, `side` cells high and wide, in the corners of each bin."""
+def _write_largest(found: Tensor, here: Tensor, block: Tensor, image: Tensor, bins: Tensor,
+                   side: tuple[int, int]) -> None:
+    """found[here] = the cell of the largest key among the blocks, `side` cells high and wide, in each bin's corners."""
     y1, y2, x1, x2 = bins.T
-    rows = [(image * block.shape[1] + y) * block.shape[2] + x for y in (y1, y2 - side[0]) for x in (x1, x2 - side[1])]
-    best, *others = (block.flatten(0, 2).index_select(0, row) for row in rows)
-    for other in others:
-        torch.maximum(best, other, out=best)
-    return best
+    table, (height, width) = block.flatten(0, 2), block.shape[1:3]
+    corners = [(image * height + y) * width + x for y in (y1, y2 - side[0]) for x in (x1, x2 - side[1])]
+    for part, rows in zip(here.split(CHUNK), torch.stack(corners).split(CHUNK, dim=1), strict=True):
+        largest = table.index_select(0, rows[0])
+        for row in rows[1:]:
+            torch.maximum(largest, table.index_select(0, row), out=largest)
+        found[part] = largest.neg_().bitwise_and_(2**32 - 1)  # the low half of -key: the cell
 
 
 def average_samples(table: Tensor, origin: Tensor, region: tuple[Tensor, Tensor],
@@ -231,51 +283,52 @@ def average_samples(table: Tensor, origin: Tensor, region: tuple[Tensor, Tensor]
     """
     (left_top, size), (bins, limits) = region, sizes
     per_bin = size.flip(1) / size.new_tensor(bins)  # (N, 2), y and x
-    ratio = torch.full_like(per_bin, sampling_ratio) if sampling_ratio > 0 else per_bin.ceil().clamp(min=0)
+    samples = torch.full_like(per_bin, sampling_ratio) if sampling_ratio > 0 else per_bin.ceil().clamp(min=0)
+    grid = torch.stack([left_top.flip(1), per_bin, samples], dim=1)  # (N, 3, 2)
 
-    def pool(chosen: Tensor, samples: tuple[int, int]) -> Tensor:
-        taps = [bilinear_taps(left_top[chosen, 1 - axis], per_bin[chosen, axis], (bins[axis], samples[axis]),
-                              limits[axis], sampling_ratio > 0) for axis in (0, 1)]
+    def pool(chosen: Tensor, most: tuple[int, int]) -> Tensor:
+        taps = [bilinear_taps(grid[chosen, :, axis], (bins[axis], most[axis]), limits[axis], sampling_ratio > 0)
+                for axis in (0, 1)]
         return sum_bags(table, origin[chosen], taps[0], taps[1], limits[1])
 
-    return by_kind(ratio.long(), bins[0] * bins[1], pool)
+    return by_kind(samples.long(), bins[0] * bins[1], pool)
 
 
-def by_kind(kinds: Tensor, bins: int, pool: Callable[[Tensor, tuple[int, int]], Tensor]) -> Tensor:
-    """pool(indices, kind) for the RoIs of each kind (N, 2) together, results (N, ...) put back in order.
+def by_kind(counts: Tensor, bins: int, pool: Callable[[Tensor, tuple[int, int]], Tensor]) -> Tensor:
+    """pool(indices, most) for RoIs of like counts (N, 2) together, the results (N, ...) put back in order.
 
-    A kind is how many samples or cells each of the RoI's `bins` bins has, down and across: what one tensor can hold.
-    No call gets more RoIs than fit in READS reads of the table.
+    counts: how many samples or cells each of a RoI's `bins` bins has, down and across. One tensor holds as many of
+    them for all its RoIs, `most`; so RoIs go together whose counts round up to the same powers of two, and no more at
+    a time than fit in READS reads of the table.
     """
-    if not len(kinds):
-        return pool(kinds[:, 0], (1, 1))
-    different, kind = kinds.unique(dim=0, return_inverse=True)
+    if not len(counts):
+        return pool(counts[:, 0], (1, 1))
+    powers = 2 ** counts.clamp(min=1).float().log2().ceil().long()
+    kinds, kind = torch.minimum(powers, counts.amax(dim=0).clamp(min=1)).unique(dim=0, return_inverse=True)
     order = kind.argsort(stable=True)
-    pooled = []
-    for (y, x), same in zip(different.tolist(), order.split(kind.bincount().tolist()), strict=True):
-        most = max(1, READS // (bins * max(1, 4 * y * x)))
-        pooled += [pool(part, (y, x)) for part in same.split(most)]
-    return pooled[0] if len(pooled) == 1 else torch.cat(pooled)[order.argsort()]
+    parts = []
+    for (y, x), same in zip(kinds.tolist(), order.split(kind.bincount().tolist()), strict=True):
+        parts += [pool(part, (y, x)) for part in same.split(max(1, READS // (bins * 4 * y * x)))]
+    pooled = torch.cat(parts) if len(parts) > 1 else parts[0]
+    return pooled[order.argsort()] if len(kinds) > 1 else pooled
 
 
-def bilinear_taps(start: Tensor, length: Tensor, bins: tuple[int, int], limit: int,
-                  apart: bool) -> tuple[Tensor, Tensor]:
+def bilinear_taps(grid: Tensor, bins: tuple[int, int], limit: int, apart: bool) -> tuple[Tensor, Tensor]:
     """Along one axis, the cells that each bin reads, (N, n, T) int64, and their weights (N, n, T).
 
-    start and length of a bin (N,) in cells, bins (n, samples in each), limit the number of cells. Linear interpolation
-    at y gives cell i the weight max(0, 1 - |y - i|). Samples `apart` read two cells each; if not apart, they are at
-    most a cell from each other, and read one run of cells together.
+    grid (N, 3): where the first bin starts, how long a bin is, in cells, and how many samples it has; bins (n, most
+    samples of a bin); limit the number of cells. Linear interpolation at y gives cell i the weight
+    max(0, 1 - |y - i|). Samples `apart` read two cells each; if not apart, they are at most a cell from each other,
+    and read one run of cells together.
     """
-    count, samples = bins[0], max(bins[1], 1)
-    number = torch.arange(count, device=start.device, dtype=start.dtype)[:, None]
-    middle = torch.arange(samples, device=start.device, dtype=start.dtype) + 0.5
-    start, length = start[:, None, None], length[:, None, None]
-    places = start + number * length + middle * length / samples  # (N, n, samples)
-    inside = (places >= -1) & (places <= limit) & (bins[1] > 0)
-    places, inside = (x[..., None] if apart else x[..., None, :] for x in (places.clamp(0, limit - 1), inside))
-    cells = places[..., :1].floor() + torch.arange(places.shape[-1] + 1, device=start.device)
-    near = (1 - (places[..., None, :] - cells[..., None]).abs()).clamp(min=0) * inside[..., None, :]
-    weights = near.sum(dim=-1) / samples
+    start, length, samples = grid[:, :, None, None].unbind(dim=1)  # (N, 1, 1)
+    number, sample = (torch.arange(count, device=grid.device, dtype=grid.dtype) for count in bins)
+    places = start + number[:, None] * length + (sample + 0.5) * length / samples.clamp(min=1)  # (N, n, most)
+    counted = ((places >= -1) & (places <= limit) & (sample < samples)) / samples.clamp(min=1)
+    places, counted = (x[..., None] if apart else x[..., None, :] for x in (places.clamp(0, limit - 1), counted))
+    cells = places[..., :1].floor() + torch.arange(places.shape[-1] + 1, device=grid.device)
+    near = (1 - (places[..., None, :] - cells[..., None]).abs()).clamp(min=0)
+    weights = (near * counted[..., None, :]).sum(dim=-1)
     return cells.clamp(max=limit - 1).long().flatten(2), weights.flatten(2)
 
 
@@ -288,6 +341,8 @@ def sum_bags(table: Tensor, origin: Tensor, rows: tuple[Tensor, Tensor], columns
     (y, y_weight), (x, x_weight) = rows, columns
     first = (y * width)[:, :, None] + origin[..., None]  # (N, h, 1 or w, T)
     cells = first[..., None] + x[:, None, :, None]  # (N, h, w, T, T)
+    if table.shape[1] == 0:  # embedding_bag, on several threads, needs a channel
+        return table.new_zeros(len(cells), 0, *cells.shape[1:3])
     weights = y_weight[:, :, None, :, None] * x_weight[:, None, :, None]
     bags = F.embedding_bag(cells.flatten(3).flatten(0, 2), table, mode="sum",
                            per_sample_weights=weights.flatten(3).flatten(0, 2))

@@ -100,6 +100,13 @@ def test_pasting_is_exact_in_double_precision_and_differentiable():
     assert torch.autograd.gradcheck(lambda x: ours.paste_masks(x, boxes, (12, 15)), masks)
 
 
+def test_pasting_keeps_its_precision_under_autocast():
+    masks, boxes = torch.rand(5, 1, 14, 14, generator=torch.Generator().manual_seed(0)), random_boxes(5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = ours.paste_masks(masks, boxes, (60, 80))
+    assert torch.equal(result, ours.paste_masks(masks, boxes, (60, 80)))
+
+
 def test_a_mask_outside_the_image_is_empty():
     boxes = torch.tensor([[100.0, 100, 120, 120], [-50.0, -50, -20, -20]])
     assert (ours.paste_masks(torch.ones(2, 1, 7, 7), boxes, (30, 40)) == 0).all()

@@ -30,9 +30,10 @@ def random_rois(count, images=2, size=(100, 140), seed=0, dtype=torch.float32):
     return torch.cat([image, corner, corner + side], dim=1).to(dtype)
 
 
-def close(result, expected, dtype=torch.float32):
+def close(result, expected, dtype=torch.float32, terms=1):
+    """Equal to rounding; gradients are sums of many terms, taken in another order."""
     tolerance = {torch.float64: 1e-12, torch.float32: 2e-6}.get(dtype, torch.finfo(dtype).eps * 4)
-    torch.testing.assert_close(result, expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(result, expected, rtol=0, atol=tolerance * terms)
 
 
 def gradient_of(op, features, *arguments, weight=None):
@@ -53,7 +54,7 @@ def test_align_equals_torchvision(sampling_ratio, aligned, output_size, dtype):
     assert result.is_contiguous()
     close(result, reference.roi_align(features, *arguments), dtype)
     close(gradient_of(ours.roi_align, features, *arguments), gradient_of(reference.roi_align, features, *arguments),
-          torch.float64 if dtype == torch.float64 else torch.float16)  # sums of hundreds of terms, in another order
+          dtype, terms=10)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -68,7 +69,7 @@ def test_pool_equals_torchvision(scale, output_size, dtype):
     assert (result == 0).all(dim=1).any()  # some bins lie outside
     arguments = rois, output_size, scale
     close(gradient_of(ours.roi_pool, features, *arguments), gradient_of(reference.roi_pool, features, *arguments),
-          torch.float64 if dtype == torch.float64 else torch.float16)
+          dtype, terms=10)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -84,6 +85,18 @@ def test_of_equal_cells_the_first_gets_the_gradient(dtype):
     box = torch.tensor([[0, 2.0, 1, 6, 5]], dtype=dtype)
     assert gradient_of(ours.roi_pool, constant, box, 1, weight=torch.ones(1, 2, 1, 1, dtype=dtype)).nonzero().tolist() \
         == [[0, 0, 1, 2], [0, 1, 1, 2]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nan_is_passed_over_by_the_maximum(dtype):
+    features, rois = random_features(2, 4, 25, 35, dtype=dtype), random_rois(40, dtype=dtype)
+    features[torch.rand(features.shape, generator=torch.Generator().manual_seed(1)) < 0.05] = math.nan
+    features[0, 0, :, ::9] = -features[0, 0, :, ::9] * math.nan  # of either sign
+    features[1, 1, 5] = math.inf
+    result, expected = (op(features, rois, 2, 0.25) for op in (ours.roi_pool, reference.roi_pool))
+    some = ~result.isnan()  # bins of nothing but NaN: the reference says -3.4e38
+    assert some.float().mean() > 0.9
+    assert torch.equal(result[some], expected[some])
 
 
 @pytest.mark.parametrize("count", [0, 1, 30])
@@ -129,11 +142,21 @@ def test_non_contiguous_tensors():
 
 
 def test_gradcheck():
-    features, rois = random_features(2, 2, 6, 7, dtype=torch.float64), random_rois(6, size=(6, 7), dtype=torch.float64)
+    features, rois = random_features(2, 1, 4, 5, dtype=torch.float64), random_rois(5, size=(4, 5), dtype=torch.float64)
     features.requires_grad_()
-    for sampling_ratio, aligned in ALIGN:
+    for sampling_ratio, aligned in ((2, False), (-1, True)):
         assert torch.autograd.gradcheck(lambda x: ours.roi_align(x, rois, (2, 3), 1.0, sampling_ratio, aligned), features)  # noqa: B023
     assert torch.autograd.gradcheck(lambda x: ours.roi_pool(x, rois, (2, 3)), features)
+
+
+def test_many_rois_are_pooled_in_parts(monkeypatch):
+    features, rois = random_features(2, 3, 25, 35, dtype=torch.float64), random_rois(40, dtype=torch.float64)
+    calls = [(ours.roi_align, (rois, 3, 0.25, 2)), (ours.roi_align, (rois, 3, 0.25)), (ours.roi_pool, (rois, 3, 0.25))]
+    whole = [(op(features, *rest), gradient_of(op, features, *rest)) for op, rest in calls]
+    monkeypatch.setattr(ours, "READS", 1000)
+    monkeypatch.setattr(ours, "CHUNK", 11)
+    parts = [(op(features, *rest), gradient_of(op, features, *rest)) for op, rest in calls]
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-12)
 
 
 def test_boxes_get_no_gradient():
@@ -221,6 +244,57 @@ def test_multiscale_trains_every_level_and_takes_other_canons():
     assert none.requires_grad
 
 
+@pytest.mark.parametrize("size", [(13, 13), (10, 17), (7, 30), (3, 2), (1, 1), (4, 5)])
+def test_pyramid_equals_the_loop(size):
+    """Windows of ceil(a / n) cells every floor(a / n), and where a < n the one cell floor(i * a / n)."""
+    features, levels = random_features(2, 3, *size), (4, 2, 1, 6)
+    expected = []
+    for n in levels:
+        spans = [[(i * (a // n), i * (a // n) + -(-a // n)) if a >= n else (i * a // n, i * a // n + 1) for i in range(n)]
+                 for a in size]
+        level = [features[:, :, top:bottom, left:right].amax(dim=(2, 3)) for top, bottom in spans[0] for left, right in spans[1]]
+        expected.append(torch.stack(level, dim=2).flatten(1))
+    result = ours.spatial_pyramid_pool(features, levels)
+    assert result.shape == (2, 3 * (16 + 4 + 1 + 36))
+    assert torch.equal(result, torch.cat(expected, dim=1))
+
+
+def test_pyramid_where_sizes_divide_is_adaptive_pooling_also_in_the_gradient():
+    features = random_features(2, 3, 12, 24).round()  # with ties
+    result = ours.spatial_pyramid_pool(features, (6, 3, 1))
+    def pooled(x, levels):
+        return torch.cat([torch.nn.functional.adaptive_max_pool2d(x, n).flatten(1) for n in levels], dim=1)
+    assert torch.equal(result, pooled(features, (6, 3, 1)))
+    assert torch.equal(gradient_of(ours.spatial_pyramid_pool, features, (6, 3, 1)), gradient_of(pooled, features, (6, 3, 1)))
+
+
+def test_pyramid_of_a_roi_is_adaptive_pooling_of_its_cells():
+    features = random_features(2, 3, 20, 30).round()
+    rois = torch.tensor([[0, 0.0, 0, 479, 319], [1, 35, 50, 200, 310], [0, 17, 17, 30, 30], [1, 100, 40, 100, 40],
+                         [1, 33, 16, 47, 290]])
+    cells = [(0, 1, 1, 29, 19), (1, 3, 4, 12, 19), (0, 1, 1, 1, 1), (1, 6, 3, 6, 3), (1, 3, 2, 3, 18)]  # by hand, stride 16
+    levels = (1, 2, 3, 6)
+    def by_hand(x):
+        return torch.cat([torch.cat([torch.nn.functional.adaptive_max_pool2d(x[b : b + 1, :, y1 : y2 + 1, x1 : x2 + 1], n).flatten(1)
+                                     for n in levels], dim=1) for b, x1, y1, x2, y2 in cells])
+    assert torch.equal(ours.roi_spatial_pyramid_pool(features, rois, levels, 1 / 16), by_hand(features))
+    close(gradient_of(ours.roi_spatial_pyramid_pool, features, rois, levels, 1 / 16), gradient_of(by_hand, features), terms=10)
+    per_image = [rois[rois[:, 0] == number, 1:] for number in range(2)]
+    assert ours.roi_spatial_pyramid_pool(features, per_image, levels, 1 / 16).shape == (5, 3 * 50)
+    assert ours.roi_spatial_pyramid_pool(features, rois[:0], (1, 2), 1 / 16).shape == (0, 15)
+
+
+def test_pyramids_that_do_not_fit_are_named():
+    for levels in ((), (2, 0)):
+        with pytest.raises(ValueError, match=r"levels \["):
+            ours.spatial_pyramid_pool(torch.zeros(1, 1, 4, 4), levels)
+        with pytest.raises(ValueError, match=r"levels \["):
+            ours.roi_spatial_pyramid_pool(torch.zeros(1, 1, 4, 4), torch.zeros(1, 5), levels, 1.0)
+    for shape in ((1, 4, 4), (1, 2, 0, 4)):
+        with pytest.raises(ValueError, match=r"features of shape \("):
+            ours.spatial_pyramid_pool(torch.zeros(shape), (1,))
+
+
 CORNERS = st.tuples(st.integers(0, 12), st.integers(0, 12), st.floats(0.5, 20, width=16), st.floats(0.5, 20, width=16))
 
 
@@ -262,6 +336,10 @@ def test_bad_input_is_named(op):
             op(features, boxes, 2)
     with pytest.raises(ValueError, match=r"input of shape \(3, 8, 8\)"):
         op(features[0], good, 2)
+    with pytest.raises(ValueError, match="at least one cell"):
+        op(features[..., :0], good, 2)
+    with pytest.raises(ValueError, match="0 box tensors for 0 images"):
+        op(features[:0], [], 2)
     with pytest.raises(ValueError, match="torch.int64"):
         op(features.long(), good, 2)
     with pytest.raises(ValueError, match="output_size 0"):
@@ -274,9 +352,11 @@ def test_bad_input_is_named(op):
 
 def test_strides_that_do_not_fit_are_named():
     features, boxes = [torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 4, 4)], [torch.zeros(0, 4)]
-    for strides in ((4,), (4, 16), (8, 4), (3, 6)):
+    for strides in ((4,), (4, 16), (8, 4), (3, 6), (0, 0)):
         with pytest.raises(ValueError, match=r"strides \["):
             ours.multiscale_roi_align(features, boxes, 2, strides)
+    with pytest.raises(ValueError, match=r"strides \[\] for 0 feature maps"):
+        ours.multiscale_roi_align([], boxes, 2, ())
     with pytest.raises(ValueError, match="2 box tensors for 1 images"):
         ours.multiscale_roi_align(features, boxes * 2, 2, (4, 8))
 
