@@ -29,11 +29,11 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
-    """NMS inside each group only, for instance each class; indices (K,) by falling score, equal ones by index.
+    """NMS inside each group only, for instance each class; indices (K,) by falling score.
 
-    boxes (N, 4) xyxy pixels, scores (N,), idxs (N,) the group of each box. torchvision moves the groups apart in space,
-    which mixes them where coordinates are negative, and leaves the order of equal scores open for more than 1,000
-    boxes; here only boxes of one group are compared, whatever the coordinates.
+    boxes (N, 4) xyxy pixels, scores (N,), idxs (N,) the group of each box. Equal scores follow one another by index, or
+    for more than 1,000 boxes as torch.sort leaves them, both as in torchvision. That moves the groups apart in space,
+    which mixes them where coordinates are negative; here only boxes of one group are compared, wherever they are.
     Raises ValueError as `nms`, and for idxs of another length.
     """
     _check(boxes, scores, iou_threshold)
@@ -45,8 +45,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     for group in idxs.unique():
         members = torch.where(idxs == group)[0]
         kept[members[_greedy(boxes[members], scores[members], None, iou_threshold)]] = True
-    order = scores.argsort(descending=True, stable=True)
-    return order[kept[order]]
+    indices = torch.where(kept)[0]
+    return indices[scores[indices].sort(descending=True).indices]
 
 
 def soft_nms(boxes: Tensor, scores: Tensor, iou_threshold: float = 0.3, sigma: float = 0.5,

@@ -23,7 +23,10 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "rcnn": build_rcnn,
 }
 
-# where a model has weights that others published: the function that returns them, renamed to ours
+# the reference-size models, built in lessons.published out of this collection's parts
+REFERENCES = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn")
+
+# where another model has weights that others published: the function that returns them, renamed to ours
 PUBLISHED: dict[str, Callable[[], Tensors]] = {}
 
 
@@ -32,14 +35,20 @@ def load(name: str, weights: str | Path | Mapping[str, Tensor] | None = None) ->
 
     weights: None for untrained ones; "lesson" for those that this collection trained (data/checkpoints); "published"
     for those of the paper or of its reference implementation; the path of a .safetensors file with its card, or of a
-    .pth file; or a state dict. They must fit exactly.
+    .pth file; or a state dict. They must fit exactly; the reference-size models take torchvision's state dicts.
     Raises ValueError (CheckpointError) in one sentence for an unknown name, weights that are not there or do not fit.
     """
-    if name not in MODELS:
-        raise ValueError(f"There is no model {name!r}; there are {', '.join(sorted(MODELS))}.")
-    model = MODELS[name]()
-    if weights is not None:
-        tensors, source = _find(name, weights)
+    if name not in (*MODELS, *REFERENCES):
+        raise ValueError(f"There is no model {name!r}; there are {', '.join(sorted((*MODELS, *REFERENCES)))}.")
+    tensors, source = (None, "") if weights is None else _find(name, weights)
+    if name in MODELS:
+        model = MODELS[name]()
+    else:
+        from lessons import published  # loads every part of every reference-size model
+
+        tensors = None if tensors is None else published.renamed(tensors)
+        model = published.build_for(name, tensors)
+    if tensors is not None:
         load_strictly(model, tensors, source)
     return model.eval()
 
@@ -51,6 +60,10 @@ def _find(name: str, weights: str | Path | Mapping[str, Tensor]) -> tuple[Mappin
     if weights == "lesson":
         return load_checkpoint(CHECKPOINTS / f"{name}.safetensors")[0], f"the lesson's checkpoint of {name}"
     if weights == "published":
+        if name in REFERENCES:
+            from lessons import published
+
+            return published.download(name), f"the published checkpoint of {name}"
         if name not in PUBLISHED:
             raise CheckpointError(f"Nobody published weights for {name} that this collection can load; "
                                   "\"lesson\" gives those trained here.")

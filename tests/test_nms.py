@@ -102,12 +102,13 @@ def test_properties(rows, threshold, random):
     assert torch.equal(order[nms(boxes[order], scores[order], threshold)], kept)
 
 
-@pytest.mark.parametrize("count", [0, 1, 300, FEW, FEW + 1, 1500])
+@pytest.mark.parametrize("count", [0, 1, 300, FEW, FEW + 1, 1500, 6000])
 def test_batched_equals_torchvision_where_coordinates_are_positive(count):
     boxes, scores = clustered(count)
     boxes = boxes + 50
     group = torch.randint(4, (count,), generator=torch.Generator().manual_seed(1))
-    assert torch.equal(batched_nms(boxes, scores, group, 0.5), reference.batched_nms(boxes, scores, group, 0.5))
+    for ranks in (scores, (scores * 6).round()):  # the second with many ties
+        assert torch.equal(batched_nms(boxes, ranks, group, 0.5), reference.batched_nms(boxes, ranks, group, 0.5))
 
 
 @pytest.mark.parametrize("count", [200, 2 * FEW])

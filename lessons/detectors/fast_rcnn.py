@@ -1,0 +1,124 @@
+"""Fast R-CNN (Girshick, ICCV 2015): one pass over the picture, one network, one loss.
+
+    feature maps, proposals -> RoI pooling -> two fully connected layers -> K class scores and 4K box deltas
+
+What R-CNN did in three stages (fine-tuning, SVMs, regressors) is here one head with a multi-task loss: cross-entropy
+for the class and smooth L1 for the box of that class (section 2.3). Each region's features are cut from a shared map.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lessons.boxes import box_iou, clip_boxes_to_image, remove_small_boxes
+from lessons.coding import decode_boxes, encode_boxes
+from lessons.data.sample import Target
+from lessons.losses import smooth_l1_loss
+from lessons.matching import match_boxes, sample_balanced
+from lessons.nms import batched_nms
+from lessons.roi import multiscale_roi_align
+
+Detections = list[dict[str, Tensor]]
+
+
+class Samples(NamedTuple):
+    """For each picture of a batch the proposals that are learnt from, and what they should become.
+
+    proposals (S, 4) xyxy pixels; labels (S,), 0 for background; matched (S,), the object of each (0 for background);
+    deltas (S, 4) from the proposal to its object's box.
+    """
+
+    proposals: list[Tensor]
+    labels: list[Tensor]
+    matched: list[Tensor]
+    deltas: list[Tensor]
+
+
+class FastRCNNHead(nn.Module):
+    """Regions of feature maps -> classes and boxes (Girshick, section 2).
+
+    channels: of the maps; num_classes: with background; strides: of the maps that are looked at, finest first; hidden:
+    width of both layers. The attributes below are torchvision's values and may be changed on an instance.
+    """
+
+    high, low = 0.5, 0.5  # IoU from which a proposal is an object, below which background
+    batch_size, positive_fraction = 512, 0.25  # proposals of one picture in the loss
+    weights = (10.0, 10.0, 5.0, 5.0)  # of the deltas, which makes their variance about 1
+    score_threshold, nms_threshold, max_detections = 0.05, 0.5, 100
+    min_side, beta = 1e-2, 1 / 9  # pixels; where smooth L1 turns straight
+    canonical_size = 224  # pixels; a region of this size is taken from level 4 of a pyramid (FPN, equation 1)
+
+    def __init__(self, channels: int, num_classes: int, strides: Sequence[int], hidden: int = 1024, side: int = 7
+                 ) -> None:
+        super().__init__()
+        self.strides, self.side, self.num_classes = tuple(strides), side, num_classes
+        self.fc6 = nn.Linear(channels * side**2, hidden)
+        self.fc7 = nn.Linear(hidden, hidden)
+        self.cls_score = nn.Linear(hidden, num_classes)
+        self.bbox_pred = nn.Linear(hidden, 4 * num_classes)
+
+    def forward(self, features: Sequence[Tensor], proposals: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Class logits (R, K) and deltas (R, 4K) of all pictures' proposals, one picture after the other."""
+        x = self.pool(features, proposals).flatten(1)
+        x = F.relu(self.fc7(F.relu(self.fc6(x))))
+        return self.cls_score(x), self.bbox_pred(x)
+
+    def pool(self, features: Sequence[Tensor], proposals: Sequence[Tensor], side: int | None = None) -> Tensor:
+        """(R, C, side, side): each proposal from the level of its size."""
+        return multiscale_roi_align(features[: len(self.strides)], proposals, side or self.side, self.strides,
+                                    canonical_size=self.canonical_size)
+
+    def sample(self, proposals: Sequence[Tensor], targets: Sequence[Target]) -> Samples:
+        """Proposals to learn from, a quarter of them objects if there are so many; the objects' own boxes are added."""
+        samples = Samples([], [], [], [])
+        for boxes, target in zip(proposals, targets, strict=True):
+            truth = target["boxes"].to(boxes.dtype)
+            boxes = torch.cat([boxes, truth])
+            matches = match_boxes(box_iou(truth, boxes), self.high, self.low)
+            labels = class_of(matches, target["labels"])
+            chosen = torch.cat(sample_balanced(labels, self.batch_size, self.positive_fraction)).sort().values
+            boxes, labels, matched = boxes[chosen], labels[chosen], matches[chosen].clamp(min=0)
+            goals = truth[matched] if len(truth) else boxes  # what background should become does not matter
+            for row, value in zip(samples, (boxes, labels, matched, encode_boxes(goals, boxes, self.weights)),
+                                  strict=True):
+                row.append(value)
+        return samples
+
+    def loss(self, features: Sequence[Tensor], samples: Samples) -> dict[str, Tensor]:
+        """Cross-entropy over all samples and smooth L1 over the objects among them (Girshick, equations 1 to 3)."""
+        logits, deltas = self(features, samples.proposals)
+        labels, goals = torch.cat(samples.labels), torch.cat(samples.deltas)
+        objects = torch.where(labels > 0)[0]
+        own = deltas.view(len(deltas), -1, 4)[objects, labels[objects]]  # the deltas of the right class
+        box_loss = smooth_l1_loss(own, goals[objects], beta=self.beta, reduction="sum") / max(len(labels), 1)
+        return {"loss_classifier": F.cross_entropy(logits, labels), "loss_box_reg": box_loss}
+
+    def detect(self, features: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+               ) -> Detections:
+        """dict(boxes, labels, scores) for each picture of a batch, best first, boxes in the pixels of the batch."""
+        logits, deltas = self(features, proposals)
+        boxes = decode_boxes(deltas, torch.cat(list(proposals)), self.weights).view(len(deltas), -1, 4)
+        counts = [len(p) for p in proposals]
+        return [self.choose(b, s, size) for b, s, size in
+                zip(boxes.split(counts), logits.softmax(-1).split(counts), sizes, strict=True)]
+
+    def choose(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        """The detections of one picture from boxes (N, K, 4) and probabilities (N, K): NMS in each class."""
+        labels = torch.arange(1, scores.shape[1], device=scores.device).repeat(len(scores))
+        boxes, scores = clip_boxes_to_image(boxes[:, 1:], size).reshape(-1, 4), scores[:, 1:].flatten()
+        likely = scores > self.score_threshold
+        boxes, scores, labels = boxes[likely], scores[likely], labels[likely]
+        large = remove_small_boxes(boxes, self.min_side)
+        boxes, scores, labels = boxes[large], scores[large], labels[large]
+        keep = batched_nms(boxes, scores, labels, self.nms_threshold)[: self.max_detections]
+        return {"boxes": boxes[keep], "labels": labels[keep], "scores": scores[keep]}
+
+
+def class_of(matches: Tensor, labels: Tensor) -> Tensor:
+    """The class (N,) of each box: its object's label, 0 for background (-1), -1 for what is neither (-2)."""
+    if len(labels) == 0:
+        return torch.zeros_like(matches)
+    return torch.where(matches >= 0, labels[matches.clamp(min=0)], matches + 1)

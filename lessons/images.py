@@ -1,0 +1,117 @@
+"""From pictures of any size to one batch, and back: what a detector does first and last.
+
+Pictures are normalised, enlarged or shrunk until the short side has a given length (but the long side not more than
+another), and padded with zeros to one size that all strides divide. Found boxes are brought back to the given pictures.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lessons.data.sample import Target
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Shape = tuple[int, int]  # height, width
+
+
+class ImageBatch(NamedTuple):
+    """pixels (B, 3, H, W), padded; `sizes`: each picture's part of it; `originals`: the sizes that were given."""
+
+    pixels: Tensor
+    sizes: list[Shape]
+    originals: list[Shape]
+
+
+class ImagePreparation:
+    """Makes batches out of pictures as torchvision's GeneralizedRCNNTransform does.
+
+    min_sizes: lengths of the short side, of which training draws one per picture and detection takes the last;
+    max_size: the longest long side, both in pixels; divisor: what height and width of the batch are a multiple of.
+    """
+
+    def __init__(self, min_sizes: Sequence[int], max_size: int, mean: Sequence[float] = IMAGENET_MEAN,
+                 std: Sequence[float] = IMAGENET_STD, divisor: int = 32) -> None:
+        self.min_sizes, self.max_size, self.divisor = tuple(min_sizes), max_size, divisor
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    def __call__(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None, training: bool = False
+                 ) -> tuple[ImageBatch, list[Target]]:
+        """Pictures (3, H, W) in [0, 1] -> a batch, and the targets in the pixels of the batch.
+
+        Raises ValueError for a picture of another shape and for a target's box without area or outside all reason.
+        """
+        prepared, adapted = [], []
+        for i, image in enumerate(images):
+            if image.ndim != 3 or not image.is_floating_point():
+                raise ValueError(f"image {i} of shape {tuple(image.shape)}, {image.dtype}: want (3, H, W), floats.")
+            prepared.append(resize(self._normalise(image), self._draw(training), self.max_size))
+            if targets is not None:
+                adapted.append(resize_target(targets[i], shape(image), shape(prepared[-1])))
+        batch = ImageBatch(pad(prepared, self.divisor), [shape(p) for p in prepared], [shape(i) for i in images])
+        return batch, adapted
+
+    def _normalise(self, image: Tensor) -> Tensor:
+        mean, std = image.new_tensor(self.mean), image.new_tensor(self.std)
+        return (image - mean[:, None, None]) / std[:, None, None]
+
+    def _draw(self, training: bool) -> int:
+        if not training:
+            return self.min_sizes[-1]
+        return self.min_sizes[int(torch.empty(1).uniform_(0.0, len(self.min_sizes)))]
+
+
+def resize(image: Tensor, min_size: int, max_size: int) -> Tensor:
+    """The picture (C, H, W) with a short side of min_size pixels, less where its long side would exceed max_size."""
+    scale = min(min_size / min(shape(image)), max_size / max(shape(image)))
+    return F.interpolate(image[None], scale_factor=scale, mode="bilinear", recompute_scale_factor=True,
+                         align_corners=False)[0]
+
+
+def resize_target(target: Target, old: Shape, new: Shape) -> Target:
+    """The target with boxes, masks and keypoints in a picture of another size (height, width).
+
+    Raises ValueError for a box without positive width and height.
+    """
+    boxes = target["boxes"]
+    flat = (boxes[:, 2:] <= boxes[:, :2]).any(dim=1)
+    if flat.any():
+        raise ValueError(f"a target has the box {boxes[flat][0].tolist()}; boxes to train on need x1 < x2 and y1 < y2.")
+    changed = {**target, "boxes": resize_boxes(boxes, old, new)}
+    if "masks" in target and old != new:
+        changed["masks"] = F.interpolate(target["masks"][:, None].float(), size=new)[:, 0].to(torch.uint8)
+    if "keypoints" in target:
+        changed["keypoints"] = resize_keypoints(target["keypoints"], old, new)
+    return changed
+
+
+def resize_boxes(boxes: Tensor, old: Shape, new: Shape) -> Tensor:
+    """Boxes (N, 4) xyxy, pixels of a picture of `old` (height, width), in the pixels of a `new` one."""
+    height, width = _ratios(old, new, boxes.device)
+    return boxes * torch.stack([width, height, width, height])
+
+
+def resize_keypoints(keypoints: Tensor, old: Shape, new: Shape) -> Tensor:
+    """Keypoints (N, P, 3) of x, y and visibility in the pixels of a picture of another size (height, width)."""
+    height, width = _ratios(old, new, keypoints.device)
+    return keypoints * torch.stack([width, height, torch.ones_like(width)])
+
+
+def pad(images: Sequence[Tensor], divisor: int) -> Tensor:
+    """Pictures (3, H, W) in the top left corners of zeros (B, 3, H', W'), H' and W' multiples of `divisor`."""
+    height, width = (-(-max(side) // divisor) * divisor for side in zip(*map(shape, images), strict=True))
+    return torch.stack([F.pad(i, (0, width - i.shape[-1], 0, height - i.shape[-2])) for i in images])
+
+
+def shape(image: Tensor) -> Shape:
+    """Height and width of a picture, map or batch (..., H, W)."""
+    return image.shape[-2], image.shape[-1]
+
+
+def _ratios(old: Shape, new: Shape, device: torch.device) -> tuple[Tensor, Tensor]:
+    """New over old height and width; in single precision, as torchvision divides, whatever the boxes are in."""
+    before, after = (torch.tensor(size, dtype=torch.float32, device=device) for size in (old, new))
+    height, width = after / before
+    return height, width

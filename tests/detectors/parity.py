@@ -1,0 +1,76 @@
+"""What tests of reference-size detectors share: torchvision's models with discriminating weights, pictures, targets."""
+
+import torch
+from torchvision.models import detection
+
+# photographs' sizes: none square, none a multiple of 32, upright and lying, of two scales
+SIZES = [(150, 203), (211, 140), (97, 260), (173, 181), (240, 111), (130, 190)]
+
+
+def reference(name, last_layers, seed=0, **options):
+    """torchvision's untrained model, its statistics moved away from 0 and 1 and its last layers made to spread."""
+    torch.manual_seed(seed)
+    model = getattr(detection, name)(weights=None, weights_backbone=None, **options)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for key, tensor in model.state_dict().items():
+            if key.endswith(("running_mean", "running_var")):
+                tensor += 0.3 * torch.rand(tensor.shape, generator=generator)
+            if key.startswith(tuple(last_layers)) and key.endswith("weight"):
+                tensor *= last_layers[next(prefix for prefix in last_layers if key.startswith(prefix))]
+    return model
+
+
+def photographs(sizes=None, dtype=torch.float64, seed=0):
+    """Blobs of colour and noise, in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    pictures = []
+    for height, width in SIZES if sizes is None else sizes:
+        coarse = torch.rand(1, 3, 7, 9, generator=generator)
+        smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")[0]
+        pictures.append((smooth + 0.1 * torch.randn(smooth.shape, generator=generator)).clamp(0, 1).to(dtype))
+    return pictures
+
+
+def targets_for(images, seed=0, num_classes=91, counts=None):
+    """Objects for every picture; by default none in the second."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = []
+    for i, image in enumerate(images):
+        count = (0 if i == 1 else 3 + i % 3) if counts is None else counts[i]
+        height, width = image.shape[-2:]
+        corner = torch.rand(count, 2, generator=generator) * torch.tensor([width * 0.5, height * 0.5])
+        side = 12 + torch.rand(count, 2, generator=generator) * torch.tensor([width * 0.5 - 14, height * 0.5 - 14])
+        boxes = torch.cat([corner, corner + side], dim=1)
+        masks = torch.zeros(count, height, width, dtype=torch.uint8)
+        for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
+            mask[y1:y2, x1:x2] = torch.rand(y2 - y1, x2 - x1, generator=generator) > 0.3
+        points = corner[:, None] + torch.rand(count, 17, 2, generator=generator) * side[:, None]
+        visible = torch.randint(0, 3, (count, 17, 1), generator=generator)
+        targets.append({"boxes": boxes.to(image.dtype), "masks": masks,
+                        "labels": torch.randint(1, num_classes, (count,), generator=generator),
+                        "keypoints": torch.cat([points, visible], dim=2).float()})
+    return targets
+
+
+def intermediate(model, names):
+    """Records what the named modules return: a dict that fills while the model runs."""
+    seen = {}
+    for name in names:
+        model.get_submodule(name).register_forward_hook(
+            lambda module, arguments, result, name=name: seen.setdefault(name, []).append(result))
+    return seen
+
+
+def assert_same_detections(found, expected, pixels=1e-3, score=1e-6):
+    """Every detection of every picture, in the same order, with everything that it carries."""
+    assert len(found) == len(expected)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.keys() == theirs.keys()
+        assert torch.equal(mine["labels"], theirs["labels"])
+        torch.testing.assert_close(mine["boxes"], theirs["boxes"], rtol=0, atol=pixels)
+        torch.testing.assert_close(mine["scores"], theirs["scores"], rtol=0, atol=score)
+        for key in ("masks", "keypoints", "keypoints_scores"):
+            if key in theirs:
+                tolerance = pixels if key == "keypoints" else 1e-5
+                torch.testing.assert_close(mine[key], theirs[key], rtol=0, atol=tolerance)
