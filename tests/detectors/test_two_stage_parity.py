@@ -25,6 +25,8 @@ def pair(request):
     # fewer regions, for the sake of time
     theirs.rpn._post_nms_top_n = mine.rpn.after_nms = {"training": 200, "testing": 200, True: 200, False: 200}
     theirs.roi_heads.fg_bg_sampler.batch_size_per_image = mine.box_head.batch_size = 48
+    if request.param != "fasterrcnn_resnet50_fpn":
+        theirs.roi_heads.detections_per_img = mine.box_head.max_detections = 12
     return request.param, mine, theirs.eval()
 
 
@@ -70,8 +72,8 @@ def test_every_detection(pair):
             for one, two in pairs:
                 torch.testing.assert_close(one, two, rtol=0, atol=1e-9)
     assert_same_detections(found, wanted)
-    assert min(len(d["boxes"]) for d in found) > 20
-    if name != "keypointrcnn_resnet50_fpn":
+    assert min(len(d["boxes"]) for d in found) == mine.box_head.max_detections
+    if name == "fasterrcnn_resnet50_fpn":
         assert len(torch.cat([d["labels"] for d in found]).unique()) >= 5
 
 
@@ -93,11 +95,16 @@ def test_one_step_of_training(pair):
     (found, gradients), (wanted, expected) = results
     assert found.keys() == wanted.keys()
     for key in wanted:
-        torch.testing.assert_close(found[key], wanted[key], rtol=0, atol=1e-9)
+        assert_same_loss(found[key], wanted[key])
     expected = published.renamed(expected)
     assert gradients.keys() == expected.keys()
     for key, gradient in expected.items():
         torch.testing.assert_close(gradients[key], gradient, rtol=1e-6, atol=1e-9)
+
+
+def assert_same_loss(mine, theirs):
+    """torchvision reckons the objectness loss in single precision, because its labels are."""
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9 if theirs.dtype == torch.float64 else 1e-6, check_dtype=False)
 
 
 def test_a_batch_without_objects(pair):
@@ -111,7 +118,7 @@ def test_a_batch_without_objects(pair):
         model.eval()
     for key, value in results[1].items():
         if value.isfinite() and key not in ("loss_mask", "loss_keypoint"):
-            torch.testing.assert_close(results[0][key], value, rtol=0, atol=1e-9)
+            assert_same_loss(results[0][key], value)
     assert all(value.isfinite() for value in results[0].values())
 
 
