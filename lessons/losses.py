@@ -34,7 +34,7 @@ def sigmoid_focal_loss(inputs: Tensor, targets: Tensor, alpha: float = 0.25, gam
         raise ValueError(f"alpha {alpha} with gamma {gamma}: want alpha in [0, 1] or -1, and gamma >= 0.")
     logits, right = _upcast(inputs), _upcast(targets.detach())
     log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
-    cross_entropy = -(right * log_p + (1 - right) * log_not_p)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, right, reduction="none")  # to the bit where gamma is 0
     log_wrong = torch.logaddexp(right.log() + log_not_p, (1 - right).log() + log_p)  # log(1 - p_t)
     loss = cross_entropy * (gamma * log_wrong).exp()
     if alpha >= 0:

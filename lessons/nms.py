@@ -34,8 +34,11 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     boxes (N, 4) xyxy pixels, scores (N,), idxs (N,) the group of each box. Equal scores follow one another by index, or
     for more than 1,000 boxes as torch.sort leaves them, both as in torchvision. That moves the groups apart in space,
     which mixes them where coordinates are negative; here only boxes of one group are compared, wherever they are.
+    Empty boxes of any shape give no indices, as in torchvision, whatever the other arguments are.
     Raises ValueError as `nms`, and for idxs of another length.
     """
+    if not boxes.numel():
+        return torch.empty(0, dtype=torch.int64, device=boxes.device)
     _check(boxes, scores, iou_threshold)
     if idxs.shape != scores.shape:
         raise ValueError(f"idxs of shape {tuple(idxs.shape)} for scores of shape {tuple(scores.shape)}.")

@@ -63,17 +63,20 @@ def multiscale_roi_align(features: Sequence[Tensor], boxes: Sequence[Tensor], ou
     features: L tensors (B, C, H, W), finest first, `strides` pixels a cell; boxes a list of B tensors (N, 4) xyxy
     pixels. A box of `canonical_size` pixels a side belongs to level `canonical_level`, whose stride is
     2^canonical_level; twice the side, one level up. Returns (N, C, h, w), images one after the other.
-    Raises ValueError as `roi_align`, and for strides that are not one power of two after the other, one a feature map.
+    Two maps can have the same stride, as MobileNet's last two; levels are counted on from the first map to the last
+    stride, so that for strides 32, 32 the second gets no box. torchvision does the same.
+    Raises ValueError as `roi_align`, and for strides, one a feature map, that are not powers of two, each the same as
+    or twice the one before.
     """
-    doubled = all(later == 2 * earlier for earlier, later in pairwise(strides))
-    if not strides or len(features) != len(strides) or not doubled or strides[0] < 1 or math.log2(strides[0]) % 1:
-        raise ValueError(f"strides {list(strides)} for {len(features)} feature maps: want one power of two after the "
-                         "other, finest first.")
+    steady = all(later in (earlier, 2 * earlier) for earlier, later in pairwise(strides))
+    if not strides or len(features) != len(strides) or not steady or strides[0] < 1 or math.log2(strides[0]) % 1:
+        raise ValueError(f"strides {list(strides)} for {len(features)} feature maps: want powers of two, finest first, "
+                         "each the same as or twice the one before.")
     if not len(boxes) or len(boxes) != len(features[0]):
         raise ValueError(f"{len(boxes)} box tensors for {len(features[0])} images.")
     numbered = torch.cat([F.pad(one, (1, 0), value=number) for number, one in enumerate(boxes)])
     ideal = canonical_level + torch.log2(box_area(numbered[:, 1:]).sqrt() / canonical_size) + 1e-6
-    level = (ideal.floor() - math.log2(strides[0])).clamp(0, len(strides) - 1)
+    level = (ideal.floor() - math.log2(strides[0])).clamp(0, math.log2(strides[-1] / strides[0]))
     height, width = pair(output_size)
     pooled = features[0].new_zeros(len(numbered), features[0].shape[1], height, width)
     for number, (feature, stride) in enumerate(zip(features, strides, strict=True)):

@@ -61,6 +61,15 @@ def test_focal_equals_torchvision(shape, soft, dtype, alpha, gamma, reduction):
         torch.testing.assert_close(mine.double(), theirs, rtol=tolerance(dtype) * 10, atol=tolerance(dtype) * 10)
 
 
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_focal_without_a_focus_is_cross_entropy_to_the_bit(dtype, soft):
+    logits, targets = classified(500, dtype=dtype, soft=soft)
+    cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    assert torch.equal(sigmoid_focal_loss(logits, targets, -1, 0), cross_entropy)
+    assert (sigmoid_focal_loss(logits, targets, -1, 2) <= cross_entropy).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_focal_in_half_precision(dtype):
     logits, targets = classified(50, 4, dtype=dtype)

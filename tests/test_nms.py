@@ -211,6 +211,13 @@ def test_bad_input_is_named():
         matrix_nms(boxes, scores, sigma=math.nan)
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (0, 5)])
+def test_empty_boxes_need_no_groups_as_in_torchvision(shape):
+    empty = torch.empty(shape, dtype=torch.int64)
+    for found in (batched_nms(empty, None, None, None), reference.batched_nms(empty, None, None, None)):
+        assert (found.shape, found.dtype) == ((0,), torch.int64)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 def test_cuda():
     boxes, scores = clustered(2000)

@@ -211,16 +211,16 @@ def test_align_equals_the_loop():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
-@pytest.mark.parametrize("strides", [(4, 8, 16, 32), (8, 16), (16,)])
+@pytest.mark.parametrize("strides", [(4, 8, 16, 32), (8, 16), (16,), (16, 16), (32, 32), (8, 8, 16), (8, 16, 16)])
 def test_multiscale_equals_torchvision(strides, dtype):
-    features = [random_features(2, 4, 512 // s, 384 // s, seed=s, dtype=dtype) for s in strides]
+    features = [random_features(2, 4, 512 // s, 384 // s, seed=seed, dtype=dtype) for seed, s in enumerate(strides)]
     rois = random_rois(120, size=(512, 384), dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     rois[:, 1:] = rois[:, 1:].clamp(min=0)
     boxes = [rois[rois[:, 0] == number, 1:] for number in range(2)]
     boxes[0] = torch.cat([boxes[0], torch.tensor([[0.0, 0, 224, 224], [0, 0, 112, 112], [0, 0, 223.9, 224]]).to(rois)])
-    pooler = reference.MultiScaleRoIAlign([str(s) for s in strides], (7, 5), 2)
+    pooler = reference.MultiScaleRoIAlign([str(number) for number in range(len(strides))], (7, 5), 2)
     exact = torch.float64 if dtype == torch.float64 else torch.float32
-    named = {str(s): feature.to(exact) for s, feature in zip(strides, features, strict=True)}
+    named = {str(number): feature.to(exact) for number, feature in enumerate(features)}
     expected = pooler(named, boxes, [(512, 384)] * 2)
     result = ours.multiscale_roi_align(features, boxes, (7, 5), strides)
     assert result.dtype == dtype
