@@ -114,7 +114,8 @@ def matrix_nms(boxes: Tensor, scores: Tensor, sigma: float = 0.5, score_threshol
 def _greedy(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou_threshold: float) -> Tensor:
     """`nms` without its checks; boxes of different groups do not suppress one another."""
     order = scores.argsort(descending=True, stable=True)
-    sorted_boxes = boxes[order] if boxes.dtype == torch.float64 else boxes[order].float()
+    sorted_boxes = boxes.detach()[order]  # a choice has no gradient, and what follows writes in place
+    sorted_boxes = sorted_boxes if boxes.dtype == torch.float64 else sorted_boxes.float()
     columns = [*sorted_boxes.T, box_area(sorted_boxes)]
     if groups is not None:  # numbers that every floating-point type holds exactly
         columns.append(groups[order].unique(return_inverse=True)[1].to(sorted_boxes.dtype))

@@ -211,6 +211,21 @@ def test_bad_input_is_named():
         matrix_nms(boxes, scores, sigma=math.nan)
 
 
+@pytest.mark.parametrize("count", [300, FEW + 100])
+def test_boxes_and_scores_of_a_network_that_is_being_trained(count):
+    boxes, scores = clustered(count)
+    expected, group = nms(boxes, scores, 0.5), torch.arange(count) % 3
+    in_groups = batched_nms(boxes, scores, group, 0.5)
+    boxes.requires_grad_()
+    scores.requires_grad_()
+    assert torch.equal(nms(boxes, scores, 0.5), expected)
+    assert torch.equal(nms(boxes, scores, 0.5), reference.nms(boxes, scores, 0.5))
+    assert torch.equal(batched_nms(boxes, scores, group, 0.5), in_groups)
+    for found in (soft_nms(boxes, scores), matrix_nms(boxes, scores)):
+        found[1].sum().backward()
+        assert scores.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("shape", [(0,), (0, 4), (0, 5)])
 def test_empty_boxes_need_no_groups_as_in_torchvision(shape):
     empty = torch.empty(shape, dtype=torch.int64)
