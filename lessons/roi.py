@@ -220,29 +220,29 @@ def max_in_bins(input: Tensor, image: Tensor, rows: Tensor, columns: Tensor) -> 
     count, h, w = len(rows), rows.shape[1], columns.shape[1]
     bins = torch.cat([rows[:, :, None].expand(-1, -1, w, -1), columns[:, None].expand(-1, h, -1, -1)], dim=-1)
     bins = bins.reshape(-1, 4)  # y1, y2, x1, x2
-    table = as_table(input)
-    with torch.no_grad():
-        cells = table.view(len(input), *input.shape[2:], input.shape[1])
-        largest = _largest_cell(cells, image.repeat_interleave(h * w), bins)
-    empty = (bins[:, 1::2] <= bins[:, ::2]).any(dim=1)
-    pooled = table.gather(0, largest).masked_fill_(empty[:, None], 0)
+    image, table = image.repeat_interleave(h * w), as_table(input)
+    cells = table.detach().view(len(input), *input.shape[2:], input.shape[1])
+    if table.requires_grad or table.isnan().any():
+        keys = _largest(_keys(cells), image, bins)
+        pooled = table.gather(0, keys.neg_().bitwise_and_(2**32 - 1))  # the low half of -key: the cell
+    else:
+        pooled = _largest(cells, image, bins)
+    pooled = pooled.masked_fill((bins[:, 1::2] <= bins[:, ::2]).any(dim=1, keepdim=True), 0)
     return pooled.view(count, h, w, input.shape[1]).permute(0, 3, 1, 2).contiguous().to(input.dtype)
 
 
-def _largest_cell(values: Tensor, image: Tensor, bins: Tensor) -> Tensor:
-    """The row of the table (N, C) where each feature is largest in each bin; of equal ones the first, row by row.
+def _largest(values: Tensor, image: Tensor, bins: Tensor) -> Tensor:
+    """The largest value (N, C) in each bin, 0 in bins without a cell; values (B, H, W, C), image (N,), bins (N, 4).
 
-    values (B, H, W, C), bins (N, 4). The maxima of blocks of 1, 2, 4, ... cells a side are found for all places at
-    once, each from two blocks of half the size. Four blocks of the largest size that fits, one in each corner, then
-    cover a bin, however many cells it has.
+    The maxima of blocks of 1, 2, 4, ... cells a side are found for all places at once, each from two blocks of half the
+    size. Four blocks of the largest size that fits, one in each corner, then cover a bin, however many cells it has.
     """
-    keys = _keys(values)
-    found = keys.new_zeros(len(bins), values.shape[3])
+    found = values.new_zeros(len(bins), values.shape[3])
     level = torch.frexp((bins[:, 1::2] - bins[:, ::2]).float())[1] - 1  # (N, 2): the side of the block is 2^level
     tallest, widest = level.amax(dim=0).tolist() if len(bins) else (-1, -1)
     for b in range(widest + 1):
-        keys = torch.maximum(keys[:, :, :-(2 ** (b - 1))], keys[:, :, 2 ** (b - 1) :]) if b else keys
-        block = keys
+        values = torch.maximum(values[:, :, :-(2 ** (b - 1))], values[:, :, 2 ** (b - 1) :]) if b else values
+        block = values
         for a in range(tallest + 1):
             block = torch.maximum(block[:, : -(2 ** (a - 1))], block[:, 2 ** (a - 1) :]) if a else block
             here = torch.where((level[:, 0] == a) & (level[:, 1] == b))[0]
@@ -266,7 +266,7 @@ def _keys(values: Tensor) -> Tensor:
 
 def _write_largest(found: Tensor, here: Tensor, block: Tensor, image: Tensor, bins: Tensor,
                    side: tuple[int, int]) -> None:
-    """found[here] = the cell of the largest key among the blocks, `side` cells high and wide, in each bin's corners."""
+    """found[here] = the largest of the four blocks, `side` cells high and wide, in each bin's corners."""
     y1, y2, x1, x2 = bins.T
     table, (height, width) = block.flatten(0, 2), block.shape[1:3]
     corners = [(image * height + y) * width + x for y in (y1, y2 - side[0]) for x in (x1, x2 - side[1])]
@@ -274,7 +274,7 @@ def _write_largest(found: Tensor, here: Tensor, block: Tensor, image: Tensor, bi
         largest = table.index_select(0, rows[0])
         for row in rows[1:]:
             torch.maximum(largest, table.index_select(0, row), out=largest)
-        found[part] = largest.neg_().bitwise_and_(2**32 - 1)  # the low half of -key: the cell
+        found[part] = largest
 
 
 def average_samples(table: Tensor, origin: Tensor, region: tuple[Tensor, Tensor],
