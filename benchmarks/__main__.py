@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME [OPTIONS]`: ops, metrics or proposals beside their references, or planted bugs: mutants."""
+"""`python -m benchmarks NAME [OPTIONS]`: ops, metrics or proposals beside their references; mutants, planted bugs."""
 
 import importlib
 import sys

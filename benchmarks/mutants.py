@@ -255,20 +255,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def try_all(mutants: Sequence[Mutant]) -> int:
     """Runs the tests on a copy without any bug, then mutant by mutant; returns 0 if all of these are killed."""
     began = time.perf_counter()
-    fails = first_failure(None, sorted({mutant.tests for mutant in mutants}))
-    if fails:
-        print(f"The tests fail without any bug: {fails}")
-        return 1
-    print(f"{'no bug':<10}all tests pass ({time.perf_counter() - began:.0f} s)", flush=True)
-    killed = sum(try_one(mutant) for mutant in mutants)
+    with tempfile.TemporaryDirectory(prefix="mutants_") as name:
+        work = Path(name)
+        fails = first_failure(None, sorted({mutant.tests for mutant in mutants}), work)
+        if fails:
+            print(f"The tests fail without any bug: {fails}")
+            return 1
+        print(f"{'no bug':<10}all tests pass ({time.perf_counter() - began:.0f} s)", flush=True)
+        killed = sum(try_one(mutant, work) for mutant in mutants)
     print(f"{killed} of {len(mutants)} mutants killed in {time.perf_counter() - began:.0f} s.")
     return int(killed < len(mutants))
 
 
-def try_one(mutant: Mutant) -> bool:
-    """Prints and returns whether a test fails on the mutant."""
+def try_one(mutant: Mutant, work: Path) -> bool:
+    """Prints and returns whether a test fails on the mutant; work is a folder for copies."""
     try:
-        test = first_failure(mutant, [mutant.tests])
+        test = first_failure(mutant, [mutant.tests], work)
     except (ValueError, RuntimeError) as error:
         print(f"{'ERROR':<10}{mutant.name:<28}{error}", flush=True)
         return False
@@ -276,16 +278,16 @@ def try_one(mutant: Mutant) -> bool:
     return bool(test)
 
 
-def first_failure(mutant: Mutant | None, tests: Sequence[str]) -> str:
+def first_failure(mutant: Mutant | None, tests: Sequence[str], work: Path) -> str:
     """The first test that fails in a copy with this bug, or in one without a bug (None); "" if none does.
 
     Raises ValueError if the mutant's text does not stand exactly once in its file, RuntimeError if tests cannot run.
     """
-    with tempfile.TemporaryDirectory(prefix="mutant_") as name:
+    with tempfile.TemporaryDirectory(dir=work) as name:
         folder = copy_sources(Path(name))
         if mutant:
             plant(mutant, folder)
-        return run_tests(folder, tests)
+        return run_tests(folder, tests, work / "compiled")
 
 
 def copy_sources(folder: Path) -> Path:
@@ -307,12 +309,16 @@ def plant(mutant: Mutant, folder: Path) -> None:
     path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
 
 
-def run_tests(folder: Path, tests: Sequence[str]) -> str:
-    """The first test of the copy that fails, "" if none does. Raises RuntimeError if pytest cannot run them."""
+def run_tests(folder: Path, tests: Sequence[str], compiled: Path) -> str:
+    """The first test of the copy that fails, "" if none does. Raises RuntimeError if pytest cannot run them.
+
+    compiled: a folder where all runs keep compiled modules, since compiling torch can take longer than most tests.
+    """
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "--tb=short",
                *(f"tests/{test}" for test in tests)]
     path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONPYCACHEPREFIX": str(compiled), "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if ran.returncode == 0:
         return ""

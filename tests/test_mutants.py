@@ -42,13 +42,13 @@ def test_a_bug_is_killed_a_comment_survives_and_the_repository_stays(monkeypatch
     assert (ROOT / "lessons" / "anchors.py").read_bytes() == before
 
 
-def test_tests_that_cannot_run_kill_nothing(monkeypatch, capsys):
+def test_tests_that_cannot_run_kill_nothing(tmp_path, monkeypatch, capsys):
     broken = HARMLESS._replace(name="broken", new="  # (A, 4)\n    from lessons import nothing )\n")
-    assert not mutants.try_one(broken)
+    assert not mutants.try_one(broken, tmp_path)
     assert capsys.readouterr().out.startswith("ERROR")
     monkeypatch.setattr(mutants, "GUARD", mutants.GUARD.replace(".parents[1]", ".parents[2]"))
     with pytest.raises(RuntimeError, match="instead of the copy's lessons"):
-        first_failure(None, ["test_order.py"])
+        first_failure(None, ["test_order.py"], tmp_path)
 
 
 def test_text_that_is_gone_or_stands_twice_is_named(tmp_path):
@@ -61,7 +61,7 @@ def test_text_that_is_gone_or_stands_twice_is_named(tmp_path):
 
 
 def test_tests_that_fail_without_a_bug_stop_everything(monkeypatch, capsys):
-    monkeypatch.setattr(mutants, "first_failure", lambda mutant, tests: "tests/test_a.py::test_b")
+    monkeypatch.setattr(mutants, "first_failure", lambda *arguments: "tests/test_a.py::test_b")
     assert main(["area_plus_one"]) == 1
     assert capsys.readouterr().out == "The tests fail without any bug: tests/test_a.py::test_b\n"
 
