@@ -10,11 +10,11 @@ BIN   := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: lab test test-unit test-notebooks test-browser lint notebooks checkpoints data benchmarks chromium clean help
+.PHONY: lab test test-unit test-notebooks test-browser lint notebooks checkpoints data benchmarks mutants chromium clean help
 
 help:
 	@sed -n '2,4s/^#//p' Makefile
-	@echo "   make lint | notebooks | checkpoints | data | benchmarks | clean"
+	@echo "   make lint | notebooks | checkpoints | data | benchmarks | mutants | clean"
 
 lab: $(VENV)/.lab
 	cd notebooks && ../$(BIN)/jupyter lab 01_boxes_iou_nms_ap.ipynb
@@ -50,6 +50,10 @@ benchmarks: $(VENV)/.lab
 	$(BIN)/python -m benchmarks ops
 	$(BIN)/python -m benchmarks metrics
 	$(BIN)/python -m benchmarks proposals
+
+# plants bugs in copies of the lessons and counts those that the tests find
+mutants: $(VENV)/.test
+	$(BIN)/python -m benchmarks mutants
 
 clean:
 	rm -rf $(VENV) build runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,9 +1,9 @@
-"""`python -m benchmarks NAME [OPTIONS]`: ops, metrics or proposals, side by side with their references."""
+"""`python -m benchmarks NAME [OPTIONS]`: ops, metrics or proposals beside their references; mutants, planted bugs."""
 
 import importlib
 import sys
 
-NAMES = ("ops", "metrics", "proposals")
+NAMES = ("ops", "metrics", "proposals", "mutants")
 
 
 def main() -> int:
@@ -11,8 +11,7 @@ def main() -> int:
     if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
         print(f"usage: python -m benchmarks {{{','.join(NAMES)}}} [options]", file=sys.stderr)
         return 2
-    importlib.import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
-    return 0
+    return importlib.import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:]) or 0  # only mutants can fail
 
 
 if __name__ == "__main__":
