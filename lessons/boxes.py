@@ -147,7 +147,7 @@ def _corners(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
 
 
 def _upcast(boxes: Tensor) -> Tensor:
-    """Half precision becomes float32 and small integers int64: a product of two sides would not fit."""
+    """Half precision becomes float32 and small integers int32: a product of two sides would not fit."""
     if boxes.is_floating_point():
         return boxes if boxes.dtype in (torch.float32, torch.float64) else boxes.float()
     return boxes if boxes.dtype in (torch.int32, torch.int64) else boxes.int()

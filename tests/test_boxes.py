@@ -39,6 +39,21 @@ def test_values(name, dtype, shapes):
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-12 if dtype == torch.float64 else 1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.int64])
+def test_whole_numbers(dtype):
+    a, b = random_boxes(9, size=60).to(dtype), random_boxes(8, seed=1, size=60).to(dtype)
+    for name in FAMILY:
+        torch.testing.assert_close(getattr(ours, name)(a, b), getattr(reference, name)(a, b), rtol=0, atol=1e-6)
+    wide = torch.tensor([[0, 0, 100, 100], [0, 0, 0, 0]], dtype=dtype)  # 10,000 does not fit into int8
+    assert ours.box_area(wide).tolist() == [10_000, 0]
+    for source in ours.FORMATS:
+        for target in ours.FORMATS:
+            result, expected = (module.box_convert(a, source, target) for module in (ours, reference))
+            torch.testing.assert_close(result, expected, rtol=0, atol=0)
+    torch.testing.assert_close(ours.clip_boxes_to_image(a, (40, 30)), reference.clip_boxes_to_image(a, (40, 30)))
+    assert torch.equal(ours.remove_small_boxes(a, 10), reference.remove_small_boxes(a, 10))
+
+
 @pytest.mark.parametrize("name", FAMILY)
 def test_gradients(name):
     a = random_boxes(5, dtype=torch.float64).requires_grad_()
@@ -135,6 +150,8 @@ def test_a_wrong_shape_or_format_is_named():
         ours.box_iou(torch.zeros(3, 5), torch.zeros(2, 4))
     with pytest.raises(ValueError, match="'yxyx' is none of"):
         ours.box_convert(torch.zeros(1, 4), "yxyx", "xyxy")
+    with pytest.raises(ValueError, match=r"boxes of shape \(2, 3\): the last dimension must be 4"):
+        ours.box_convert(torch.zeros(2, 3), "xywh", "xyxy")
 
 
 SIDES = st.tuples(*[st.integers(-50, 50)] * 2, *[st.integers(1, 60)] * 2)

@@ -86,6 +86,10 @@ def test_bad_input_is_named():
         precision_recall(scores, matched[1:], 6)
     with pytest.raises(ValueError, match="score 0 is NaN"):
         precision_recall(scores * math.nan, matched, 6)
+    with pytest.raises(ValueError, match=r"2 boxes with scores of shape \(10,\)"):
+        match_detections(OBJECTS, scores, OBJECTS)
+    with pytest.raises(ValueError, match="detections of 1 images for targets of 0"):
+        voc_average_precision([{"boxes": OBJECTS, "labels": torch.ones(2), "scores": scores[:2]}], [])
 
 
 OBJECTS = torch.tensor([[0.0, 0, 100, 100], [20, 0, 120, 100]])
