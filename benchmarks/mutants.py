@@ -232,6 +232,9 @@ MUTANTS = (
            "if iou > 0.5:", "if iou >= 0.5:"),
     Mutant("breakdown_any_other_class", "error_breakdown.py", "test_error_breakdown.py", "Any touch is a class error.",
            "if wrong >= foreground:", "if wrong >= background:"),
+    # --- training ----------------------------------------------------------------------------------------------------
+    Mutant("schedule_drops_late", "schedules.py", "test_schedules.py", "The rate falls one step after the drop.",
+           "sum(step >= drop for drop in drops)", "sum(step > drop for drop in drops)"),
 )
 
 
@@ -317,7 +320,8 @@ def run_tests(folder: Path, tests: Sequence[str], compiled: Path) -> str:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "--tb=short",
                *(f"tests/{test}" for test in tests)]
     path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONPYCACHEPREFIX": str(compiled), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONPYCACHEPREFIX": str(compiled), "OMP_NUM_THREADS": "1",
+                                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # plugins start slowly, and none is needed
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if ran.returncode == 0:
