@@ -26,6 +26,13 @@ def test_ten_detections_by_hand():
         assert average_precision(*TEN, protocol=protocol).item() == pytest.approx(value, abs=1e-12)
 
 
+@pytest.mark.parametrize("protocol", ["voc07", "voc", "coco"])
+def test_a_wrong_one_at_the_top_by_hand(protocol):
+    scores, matched = torch.tensor([0.7, 0.9, 0.8]), torch.tensor([True, False, True])
+    # by score: wrong, right, right; precision 0, 1/2, 2/3 is raised to 2/3 everywhere
+    assert average_precision(scores, matched, 2, protocol).item() == pytest.approx(2 / 3, abs=1e-12)
+
+
 def kit_average_precision(scores, matched, objects, points):
     """The VOC kit's own steps, in plain Python."""
     rows = sorted(zip(scores, matched, range(len(scores)), strict=True), key=lambda row: (-row[0], row[2]))
