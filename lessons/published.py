@@ -11,12 +11,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lessons.backbones.fpn import LastLevelMaxPool, ResNetFPN
+from lessons.backbones.fpn import LastLevelMaxPool, LastLevelP6P7, ResNetFPN
 from lessons.backbones.resnet import FrozenBatchNorm2d, Norm, resnet50
 from lessons.checkpoints import CheckpointError, Tensors
 from lessons.detectors.fast_rcnn import FastRCNNHead
 from lessons.detectors.faster_rcnn import FasterRCNN, RegionProposalNetwork
+from lessons.detectors.fcos import FCOS, FCOSHead
 from lessons.detectors.mask_rcnn import KeypointHead, KeypointRCNN, MaskHead, MaskRCNN
+from lessons.detectors.retinanet import RetinaHead, RetinaNet
 from lessons.images import ImagePreparation
 
 COCO_CLASSES = 91  # with background and the eleven numbers that no class has
@@ -24,7 +26,10 @@ ANCHOR_SIZES = ((32,), (64,), (128,), (256,), (512,))
 HOST = "https://download.pytorch.org/models/"
 FILES = {"fasterrcnn_resnet50_fpn": "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",  # the number begins their SHA-256
          "maskrcnn_resnet50_fpn": "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
-         "keypointrcnn_resnet50_fpn": "keypointrcnn_resnet50_fpn_coco-fc266e95.pth"}
+         "keypointrcnn_resnet50_fpn": "keypointrcnn_resnet50_fpn_coco-fc266e95.pth",
+         "retinanet_resnet50_fpn": "retinanet_resnet50_fpn_coco-eeacb38b.pth",
+         "fcos_resnet50_fpn": "fcos_resnet50_fpn_coco-99b0c9b7.pth"}
+TOWERS = {"classification": "class_tower", "regression": "box_tower"}
 NAMES = [  # torchvision's names and ours; each line of both generations that there are
     (r"^(backbone\.fpn\.\w+_blocks\.\d)\.(weight|bias)$", r"\1.0.\2"),
     (r"^rpn\.head\.conv\.0\.0\.", "rpn.conv."),
@@ -36,6 +41,10 @@ NAMES = [  # torchvision's names and ours; each line of both generations that th
     (r"^roi_heads\.mask_predictor\.mask_fcn_logits\.", "mask_head.logits."),
     (r"^roi_heads\.keypoint_head\.", "keypoint_head.convs."),
     (r"^roi_heads\.keypoint_predictor\.kps_score_lowres\.", "keypoint_head.enlarge."),
+    (r"^head\.(classification|regression)_head\.conv\.(\d)\.0\.",
+     lambda m: f"head.{TOWERS[m[1]]}.{2 * int(m[2])}."),
+    (r"^head\.(classification|regression)_head\.conv\.", lambda m: f"head.{TOWERS[m[1]]}."),
+    (r"^head\.(classification|regression)_head\.", "head."),
 ]
 
 
@@ -59,28 +68,47 @@ def keypointrcnn_resnet50_fpn(norm: Norm = nn.BatchNorm2d, num_classes: int = 2,
                         ImagePreparation((640, 672, 704, 736, 768, 800), 1333))
 
 
+def retinanet_resnet50_fpn(norm: Norm = nn.BatchNorm2d, num_classes: int = COCO_CLASSES) -> RetinaNet:
+    """RetinaNet with ResNet-50, torchvision's model of that name: three sizes of anchors at each of five levels."""
+    backbone = ResNetFPN(resnet50(norm), first=3, extra_blocks=LastLevelP6P7(256, 256))
+    sizes = [(x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))) for x in (32, 64, 128, 256, 512)]
+    return RetinaNet(backbone, RetinaHead(backbone.out_channels, 9, num_classes), ImagePreparation((800,), 1333), sizes)
+
+
+def fcos_resnet50_fpn(norm: Norm = nn.BatchNorm2d, num_classes: int = COCO_CLASSES) -> FCOS:
+    """FCOS with ResNet-50, torchvision's model of that name."""
+    backbone = ResNetFPN(resnet50(norm), first=3, extra_blocks=LastLevelP6P7(256, 256))
+    return FCOS(backbone, FCOSHead(backbone.out_channels, num_classes), ImagePreparation((800,), 1333),
+                backbone.strides)
+
+
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "fasterrcnn_resnet50_fpn": fasterrcnn_resnet50_fpn,
     "maskrcnn_resnet50_fpn": maskrcnn_resnet50_fpn,
     "keypointrcnn_resnet50_fpn": keypointrcnn_resnet50_fpn,
+    "retinanet_resnet50_fpn": retinanet_resnet50_fpn,
+    "fcos_resnet50_fpn": fcos_resnet50_fpn,
 }
 
 
 def build_for(name: str, tensors: Mapping[str, Tensor] | None) -> nn.Module:
     """The model that a state dict, with our names, belongs to: as many classes and keypoints, and its normalisation.
 
-    torchvision's published files were made with frozen batch normalisation with epsilon 0 and hold no
-    "num_batches_tracked"; state dicts that do are of ordinary batch normalisation.
+    torchvision's published files were made with frozen batch normalisation and hold no "num_batches_tracked"; state
+    dicts that do are of ordinary batch normalisation. Its epsilon was 0 in all but FCOS, where it was the usual 1e-5.
     """
     if tensors is None:
         return BUILDERS[name]()
     options = {}
     if (scores := tensors.get("box_head.cls_score.weight")) is not None:
         options["num_classes"] = len(scores)
+    if (scores := tensors.get("head.cls_logits.weight")) is not None:
+        options["num_classes"] = len(scores) // (9 if name.startswith("retinanet") else 1)
     if (maps := tensors.get("keypoint_head.enlarge.weight")) is not None:
         options["num_keypoints"] = maps.shape[1]
     is_ordinary = any(key.endswith("num_batches_tracked") for key in tensors)
-    return BUILDERS[name](nn.BatchNorm2d if is_ordinary else partial(FrozenBatchNorm2d, eps=0.0), **options)
+    frozen = partial(FrozenBatchNorm2d, eps=1e-5 if name.startswith("fcos") else 0.0)
+    return BUILDERS[name](nn.BatchNorm2d if is_ordinary else frozen, **options)
 
 
 def renamed(tensors: Mapping[str, Tensor]) -> Tensors:

@@ -24,7 +24,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 # the reference-size models, built in lessons.published out of this collection's parts
-REFERENCES = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn")
+REFERENCES = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn",
+              "retinanet_resnet50_fpn", "fcos_resnet50_fpn")
 
 # where another model has weights that others published: the function that returns them, renamed to ours
 PUBLISHED: dict[str, Callable[[], Tensors]] = {}

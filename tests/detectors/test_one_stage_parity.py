@@ -1,0 +1,101 @@
+"""RetinaNet and FCOS with ResNet-50: torchvision's weights in, torchvision's results out."""
+
+import pytest
+import torch
+from parity import assert_same_detections, intermediate, photographs, reference, targets_for
+
+from lessons import published, zoo
+from lessons.detectors.fcos import centreness_of
+
+TOWERS = {"head.classification_head.conv": 4, "head.regression_head.conv": 4}
+SPREAD = {"retinanet_resnet50_fpn": (0.1, 0.1, 1), "fcos_resnet50_fpn": (2, 1, 2)}
+
+
+def last_layers(name):
+    """What makes scores spread over (0, 1) and boxes differ by about half their size."""
+    logits, boxes, centreness = SPREAD[name]
+    return TOWERS | {"head.classification_head.cls_logits": logits, "head.regression_head.bbox_reg": boxes,
+                     "head.regression_head.bbox_ctrness": centreness}
+
+
+NAMES = ("retinanet_resnet50_fpn", "fcos_resnet50_fpn")
+INSIDE = {"backbone.body.layer4": "backbone.body.layer4", "backbone.fpn": "backbone.fpn",
+          "head.cls_logits": "head.classification_head.cls_logits", "head.bbox_reg": "head.regression_head.bbox_reg"}
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def pair(request):
+    """torchvision's model and ours with its weights, in double precision, for small pictures and all scores."""
+    theirs = reference(request.param, last_layers(request.param), num_classes=11).double()
+    mine = zoo.load(request.param, theirs.state_dict()).double()
+    assert (mine.score_threshold, mine.nms_threshold, mine.max_detections, mine.max_candidates) == \
+        (theirs.score_thresh, theirs.nms_thresh, theirs.detections_per_img, theirs.topk_candidates)
+    if request.param.startswith("retina"):
+        assert (mine.high, mine.low) == (theirs.proposal_matcher.high_threshold, theirs.proposal_matcher.low_threshold)
+        assert mine.sizes == theirs.anchor_generator.sizes
+    else:
+        assert mine.radius == theirs.center_sampling_radius
+        assert tuple((s,) for s in mine.strides) == theirs.anchor_generator.sizes
+    theirs.transform.min_size, mine.prepare.min_sizes = (128,), (128,)
+    theirs.score_thresh = mine.score_threshold = 0.0
+    return request.param, mine, theirs.eval()
+
+
+def test_every_detection(pair):
+    _, mine, theirs = pair
+    images = photographs()
+    seen, expected = intermediate(mine, INSIDE), intermediate(theirs, INSIDE.values())
+    with torch.no_grad():
+        found, wanted = mine(images), theirs(images)
+    for ours, other in INSIDE.items():
+        for a, b in zip(seen[ours], expected[other], strict=True):
+            for one, two in zip(a.values(), b.values(), strict=True) if isinstance(a, dict) else [(a, b)]:
+                torch.testing.assert_close(one, two, rtol=0, atol=1e-9)
+    assert_same_detections(found, wanted)
+    assert min(len(d["boxes"]) for d in found) > 50
+    assert len(torch.cat([d["labels"] for d in found]).unique()) > 3
+    assert torch.cat([d["scores"] for d in found]).std() > 0.005
+
+
+@pytest.mark.parametrize("counts", [None, [0, 0]])
+def test_one_step_of_training(pair, counts):
+    name, mine, theirs = pair
+    images = photographs([(150, 203), (211, 140), (97, 160)][: 3 if counts is None else 2], seed=1)
+    results = []
+    for model in (mine, theirs):
+        state = {key: value.clone() for key, value in model.state_dict().items()}
+        losses = model.train()(images, targets_for(images, num_classes=11, counts=counts))
+        model.zero_grad()
+        sum(losses.values()).backward()
+        results.append((losses, {key: p.grad for key, p in model.named_parameters()}))
+        model.load_state_dict(state)
+        model.eval()
+    (found, gradients), (wanted, expected) = results
+    assert found.keys() == wanted.keys()
+    for key in wanted:
+        torch.testing.assert_close(found[key], wanted[key], rtol=0, atol=1e-9, check_dtype=False)
+    expected = published.renamed(expected)
+    assert gradients.keys() == expected.keys()
+    for key, gradient in expected.items():
+        torch.testing.assert_close(gradients[key], gradient, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "epsilon"), [("retinanet_resnet50_fpn", 0.0), ("fcos_resnet50_fpn", 1e-5)])
+def test_frozen_batch_norm_as_published(name, epsilon):
+    state = reference(name, {}, num_classes=11).state_dict()
+    old = {key.replace(".0.0.", ".0.") if "fpn" in key else key: tensor for key, tensor in state.items()
+           if not key.endswith("num_batches_tracked")}
+    model = zoo.load(name, old)
+    assert {module.eps for key, module in model.named_modules() if "bn" in key} == {epsilon}
+
+
+def test_centreness_by_hand():
+    distances = torch.tensor([[1.0, 1, 1, 1], [1, 1, 3, 1], [1, 2, 4, 8]])
+    torch.testing.assert_close(centreness_of(distances), torch.tensor([1.0, (1 / 3) ** 0.5, (1 / 16) ** 0.5]))
+
+
+def test_the_first_scores_are_the_prior():
+    with torch.no_grad():
+        logits, _ = zoo.load("retinanet_resnet50_fpn").head([torch.zeros(1, 256, 4, 4)])
+    torch.testing.assert_close(logits[0].sigmoid(), torch.full((1, 144, 91), 0.01))
