@@ -50,7 +50,7 @@ def descend(box_a: Tensor, box_b: Tensor, measure: str, rate: float = 0.1) -> Te
 
 
 def preset_box(name: str, box_a: Sequence[float], size: Sequence[int]) -> list[float]:
-    """Where a preset puts box B, xyxy pixels: mirrored where it would leave the picture of size (width, height).
+    """Where a preset puts box B, xyxy pixels: mirrored where the picture, of size (width, height), has more room there.
 
     Raises ValueError where box A leaves no room for it.
     """
@@ -58,9 +58,9 @@ def preset_box(name: str, box_a: Sequence[float], size: Sequence[int]) -> list[f
     for axis in (0, 1):
         start, length = box_a[axis], box_a[axis + 2] - box_a[axis]
         low, high = PRESETS[name][axis], PRESETS[name][axis + 2]
-        if start + low * length < 0 or start + high * length > size[axis]:
-            low, high = 1 - high, 1 - low
-        box[axis], box[axis + 2] = max(0.0, start + low * length), min(float(size[axis]), start + high * length)
+        sides = [(max(0.0, start + near * length), min(float(size[axis]), start + far * length))
+                 for near, far in ((low, high), (1 - high, 1 - low))]
+        box[axis], box[axis + 2] = max(sides, key=lambda side: side[1] - side[0])  # as given where both are as long
     if box[2] <= box[0] or box[3] <= box[1]:
         raise ValueError(f"box A leaves no room for a {name} box B in this picture; make A smaller.")
     return box
