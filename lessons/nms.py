@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from lessons.boxes import box_area, box_iou, check_boxes
+from lessons.boxes import box_iou, check_boxes
 
 FIRST_BLOCK, BLOCK = 64, 256  # boxes resolved at a time: few at first, since the best boxes delete most of the others
 PAIRS = 2**16  # that are compared at a time: their tables stay in the processor's cache
@@ -116,7 +116,8 @@ def _greedy(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou_threshold:
     order = scores.argsort(descending=True, stable=True)
     sorted_boxes = boxes.detach()[order]  # a choice has no gradient, and what follows writes in place
     sorted_boxes = sorted_boxes if boxes.dtype == torch.float64 else sorted_boxes.float()
-    columns = [*sorted_boxes.T, box_area(sorted_boxes)]
+    x1, y1, x2, y2 = sorted_boxes.T
+    columns = [x1, y1, x2, y2, (x2 - x1) * (y2 - y1)]
     if groups is not None:  # numbers that every floating-point type holds exactly
         columns.append(groups[order].unique(return_inverse=True)[1].to(sorted_boxes.dtype))
     rest = torch.stack(columns)  # (5 or 6, N): x1, y1, x2, y2, area, group, each contiguous
