@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lessons import zoo
 from lessons.backbones.alexnet import Features
-from lessons.checkpoints import CheckpointError, load_checkpoint, load_strictly, save_checkpoint
+from lessons.checkpoints import CheckpointError, data_hash, load_checkpoint, load_strictly, save_checkpoint
 from lessons.coco_metrics import IOU_THRESHOLDS, CocoMetrics
 from lessons.data.proposed import WithProposals
 from lessons.data.sample import Target
@@ -30,7 +30,7 @@ from lessons.detectors.rcnn import (
     suppress,
     train_box_regressors,
 )
-from lessons.recipes.rcnn import PRE_TRAINED, build, data_hash, fine_tune, start_from_pre_trained
+from lessons.recipes.rcnn import PRE_TRAINED, build, fine_tune, start_from_pre_trained
 
 KEPT = Path(__file__).resolve().parents[1] / "runs" / "experiments"
 

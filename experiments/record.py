@@ -18,9 +18,8 @@ from typing import Any
 import torch
 
 from experiments.rcnn_training import pre_trained_hash
-from lessons.checkpoints import command_line, write_atomically
+from lessons.checkpoints import command_line, data_hash, write_atomically
 from lessons.data.scenes import Scenes
-from lessons.recipes.rcnn import data_hash
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "results"
 SEEDS = (0, 1, 2)

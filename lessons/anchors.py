@@ -36,6 +36,37 @@ def anchor_grid(feature_size: tuple[int, int], stride: int | tuple[int, int], si
     return (shifts[:, :, None] + base).reshape(-1, 4)
 
 
+def pyramid_anchors(features: Sequence[Tensor], image_size: tuple[int, int], sizes: Sequence[Sequence[float]],
+                    aspect_ratios: Sequence[float]) -> list[Tensor]:
+    """The anchors (H_l * W_l * A, 4) xyxy pixels of each map of a pyramid (B, C, H_l, W_l), in its type, on its device.
+
+    image_size: (height, width) of the batch, pixels; a map's stride is image size // map size, as in torchvision's
+    AnchorGenerator. sizes: for each map those of its anchors, pixels; aspect_ratios: height / width, for all maps.
+    Raises ValueError where there are not as many maps as lists of sizes, and as `anchor_grid`.
+    """
+    if len(features) != len(sizes):
+        raise ValueError(f"{len(features)} feature maps for anchors of {len(sizes)} levels.")
+    grids = []
+    for feature, own in zip(features, sizes, strict=True):
+        height, width = feature.shape[-2:]
+        stride = image_size[0] // height, image_size[1] // width
+        grids.append(anchor_grid((height, width), stride, own, aspect_ratios, dtype=feature.dtype,
+                                 device=feature.device))
+    return grids
+
+
+def by_anchor(prediction: Tensor, numbers: int) -> Tensor:
+    """(B, A * numbers, H, W) of a convolution -> (B, H * W * A, numbers), in the order of `anchor_grid`.
+
+    Raises ValueError for channels that `numbers` does not divide.
+    """
+    images, channels, height, width = prediction.shape
+    if channels % numbers:
+        raise ValueError(f"{channels} channels are no multiple of {numbers} numbers for each anchor.")
+    apart = prediction.view(images, channels // numbers, numbers, height, width)
+    return apart.permute(0, 3, 4, 1, 2).reshape(images, -1, numbers)
+
+
 def _base_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float], device: torch.device | str | None) -> Tensor:
     """The A anchors of one cell around (0, 0), ratio by ratio: (A, 4) xyxy, whole pixels.
 

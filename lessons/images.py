@@ -41,7 +41,7 @@ class ImagePreparation:
                  ) -> tuple[ImageBatch, list[Target]]:
         """Pictures (3, H, W) in [0, 1] -> a batch, and the targets in the pixels of the batch.
 
-        Raises ValueError for a picture of another shape and for a target's box without area or outside all reason.
+        Raises ValueError for a picture of another shape or of whole numbers, and for a target's box without area.
         """
         prepared, adapted = [], []
         for i, image in enumerate(images):

@@ -20,11 +20,10 @@ from torch import Tensor
 
 from lessons.boxes import box_iou
 from lessons.coco_metrics import CocoMetrics
-from lessons.data.sample import Target
+from lessons.data.sample import Detections, Target
 
 __all__ = ["CocoMetrics", "average_precision", "match_detections", "precision_recall", "voc_average_precision"]
 
-Detections = dict[str, Tensor]
 READINGS = {"voc07": torch.arange(11, dtype=torch.float64) / 10,
             "coco": torch.from_numpy(np.linspace(0.0, 1.0, 101))}  # pycocotools' own floats: 0.57 is 0.5700000000000001
 

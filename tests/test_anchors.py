@@ -1,5 +1,6 @@
 """Anchor grids against torchvision's AnchorGenerator, by hand, and what must hold for any grid."""
 
+import itertools
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from lessons.anchors import anchor_grid
+from lessons.anchors import anchor_grid, by_anchor, pyramid_anchors
 
 RATIOS = (0.5, 1.0, 2.0)
 RETINANET = tuple((x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))) for x in (32, 64, 128, 256, 512))
@@ -97,3 +98,25 @@ def test_cuda():
     for sizes in RETINANET:
         got = anchor_grid((13, 17), (8, 9), sizes, RATIOS, device="cuda")
         assert torch.equal(got.cpu(), anchor_grid((13, 17), (8, 9), sizes, RATIOS))
+
+
+def test_a_pyramid_is_its_levels_one_after_the_other():
+    generator = AnchorGenerator(((16, 20), (40, 48)), ((0.5, 1.0),) * 2)
+    maps = [torch.zeros(1, 3, 12, 20, dtype=torch.float64), torch.zeros(1, 3, 6, 10, dtype=torch.float64)]
+    expected = generator(ImageList(torch.zeros(1, 3, 96, 160), [(96, 160)]), maps)[0]
+    levels = pyramid_anchors(maps, (96, 160), ((16, 20), (40, 48)), (0.5, 1.0))
+    assert [len(level) for level in levels] == [12 * 20 * 4, 6 * 10 * 4]
+    assert torch.equal(torch.cat(levels), expected)
+    with pytest.raises(ValueError, match="1 feature maps for anchors of 2 levels"):
+        pyramid_anchors(maps[:1], (96, 160), ((16,), (40,)), (1.0,))
+
+
+def test_predictions_come_in_the_order_of_the_anchors():
+    """Number n of anchor a at row y and column x, by its place among the channels."""
+    prediction = torch.arange(2 * 6 * 4 * 5).view(2, 6, 4, 5)
+    rows = by_anchor(prediction, 2)
+    assert rows.shape == (2, 4 * 5 * 3, 2)
+    for image, y, x, a, n in itertools.product(range(2), range(4), range(5), range(3), range(2)):
+        assert rows[image, (y * 5 + x) * 3 + a, n] == prediction[image, 2 * a + n, y, x]
+    with pytest.raises(ValueError, match="6 channels are no multiple of 4"):
+        by_anchor(prediction, 4)

@@ -62,6 +62,8 @@ def boxes_and_places():
     coding.decode_boxes(coding.encode_boxes(BOXES, BOXES.flip(0)), BOXES)
     coding.decode_ltrb(coding.encode_ltrb(BOXES, BOXES.flip(0)), BOXES)
     anchors.anchor_grid((2, 2), 8, [16], [1.0])
+    anchors.pyramid_anchors([torch.zeros(1, 1, 2, 2)], (16, 16), [[16]], [1.0])
+    anchors.by_anchor(torch.zeros(1, 4, 2, 2), 4)
     nms.nms(BOXES, SCORES, 0.5)
     nms.batched_nms(BOXES, SCORES, LABELS, 0.5)
     nms.soft_nms(BOXES, SCORES)

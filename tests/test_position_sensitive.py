@@ -1,8 +1,10 @@
 """Position-sensitive pooling against torchvision where it is right, and against loops."""
 
 import math
+from functools import partial
 
 import pytest
+import regions
 import torch
 import torchvision.ops as reference
 from hypothesis import given, settings
@@ -10,19 +12,8 @@ from hypothesis import strategies as st
 
 from lessons import position_sensitive as ours
 
-
-def random_features(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
-def random_rois(count, images=2, size=(100, 140), seed=0, dtype=torch.float64):
-    """Boxes of all sizes, half outside the image and wholly outside: (N, 5)."""
-    generator = torch.Generator().manual_seed(seed)
-    limit = torch.tensor([size[1], size[0]], dtype=torch.float64)
-    corner = (torch.rand(count, 2, generator=generator, dtype=torch.float64) * 1.6 - 0.3) * limit
-    side = torch.rand(count, 2, generator=generator, dtype=torch.float64) ** 2 * limit
-    image = torch.randint(images, (count, 1), generator=generator)
-    return torch.cat([image, corner, corner + side], dim=1).to(dtype)
+random_features = partial(regions.random_features, dtype=torch.float64)
+random_rois = partial(regions.random_rois, dtype=torch.float64, flat=False)
 
 
 def gradient_of(op, features, *arguments):

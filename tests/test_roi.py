@@ -7,27 +7,12 @@ import torch
 import torchvision.ops as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from regions import random_features, random_rois
 
 from lessons import roi as ours
 
 HALVES = [torch.float16, torch.bfloat16]
 ALIGN = [(2, False), (2, True), (1, False), (3, True), (-1, False), (-1, True), (0, False)]
-
-
-def random_features(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
-def random_rois(count, images=2, size=(100, 140), seed=0, dtype=torch.float32):
-    """Boxes of all sizes, also without area, half outside the image and wholly outside: (N, 5)."""
-    generator = torch.Generator().manual_seed(seed)
-    limit = torch.tensor([size[1], size[0]], dtype=torch.float64)
-    corner = (torch.rand(count, 2, generator=generator, dtype=torch.float64) * 1.6 - 0.3) * limit
-    side = torch.rand(count, 2, generator=generator, dtype=torch.float64) ** 2 * limit
-    side[::7] = 0
-    side[3::7] *= 0.05
-    image = torch.randint(images, (count, 1), generator=generator)
-    return torch.cat([image, corner, corner + side], dim=1).to(dtype)
 
 
 def close(result, expected, dtype=torch.float32, terms=1):

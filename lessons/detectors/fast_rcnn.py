@@ -15,13 +15,11 @@ from torch.nn import functional as F
 
 from lessons.boxes import box_iou, clip_boxes_to_image, remove_small_boxes
 from lessons.coding import decode_boxes, encode_boxes
-from lessons.data.sample import Target
+from lessons.data.sample import Detections, Target
 from lessons.losses import smooth_l1_loss
 from lessons.matching import match_boxes, sample_balanced
 from lessons.nms import batched_nms
 from lessons.roi import multiscale_roi_align
-
-Detections = list[dict[str, Tensor]]
 
 
 class Samples(NamedTuple):
@@ -97,7 +95,7 @@ class FastRCNNHead(nn.Module):
         return {"loss_classifier": F.cross_entropy(logits, labels), "loss_box_reg": box_loss}
 
     def detect(self, features: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
-               ) -> Detections:
+               ) -> list[Detections]:
         """dict(boxes, labels, scores) for each picture of a batch, best first, boxes in the pixels of the batch."""
         logits, deltas = self(features, proposals)
         boxes = decode_boxes(deltas, torch.cat(list(proposals)), self.weights).view(len(deltas), -1, 4)
@@ -105,7 +103,7 @@ class FastRCNNHead(nn.Module):
         return [self.choose(b, s, size) for b, s, size in
                 zip(boxes.split(counts), logits.softmax(-1).split(counts), sizes, strict=True)]
 
-    def choose(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+    def choose(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> Detections:
         """The detections of one picture from boxes (N, K, 4) and probabilities (N, K): NMS in each class."""
         labels = torch.arange(1, scores.shape[1], device=scores.device).repeat(len(scores))
         boxes, scores = clip_boxes_to_image(boxes[:, 1:], size).reshape(-1, 4), scores[:, 1:].flatten()

@@ -14,17 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lessons.anchors import anchor_grid
+from lessons.anchors import by_anchor, pyramid_anchors
 from lessons.boxes import box_iou, clip_boxes_to_image, remove_small_boxes
 from lessons.coding import decode_boxes, encode_boxes
-from lessons.data.sample import Target
+from lessons.data.sample import Detections, Target
 from lessons.detectors.fast_rcnn import FastRCNNHead, Samples
 from lessons.images import ImageBatch, ImagePreparation, resize_boxes, shape
 from lessons.losses import smooth_l1_loss
 from lessons.matching import match_boxes, sample_balanced
 from lessons.nms import batched_nms
-
-Detections = list[dict[str, Tensor]]
 
 
 class RegionProposalNetwork(nn.Module):
@@ -65,12 +63,7 @@ class RegionProposalNetwork(nn.Module):
 
     def anchors(self, features: Sequence[Tensor], batch: ImageBatch) -> list[Tensor]:
         """Anchors (H * W * A, 4) of each map, in the order of the predictions."""
-        height, width = shape(batch.pixels)
-        if len(features) != len(self.sizes):
-            raise ValueError(f"{len(features)} feature maps for anchors of {len(self.sizes)} levels.")
-        return [anchor_grid(shape(f), (height // f.shape[-2], width // f.shape[-1]), sizes, self.aspect_ratios,
-                            dtype=f.dtype, device=f.device)
-                for f, sizes in zip(features, self.sizes, strict=True)]
+        return pyramid_anchors(features, shape(batch.pixels), self.sizes, self.aspect_ratios)
 
     def predict(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Objectness logits (B, N) and deltas (B, N, 4) for the anchors of all maps together."""
@@ -127,7 +120,8 @@ class FasterRCNN(nn.Module):
         super().__init__()
         self.backbone, self.rpn, self.box_head, self.prepare = backbone, rpn, box_head, prepare
 
-    def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None) -> dict | Detections:
+    def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
+                ) -> dict[str, Tensor] | list[Detections]:
         if self.training and targets is None:
             raise ValueError("training needs targets: model(images, targets).")
         batch, adapted = self.prepare(images, targets if self.training else None, self.training)
@@ -146,26 +140,19 @@ class FasterRCNN(nn.Module):
         """What a detector with a further head adds; here nothing."""
         return {}
 
-    def detect(self, features: list[Tensor], batch: ImageBatch) -> Detections:
+    def detect(self, features: list[Tensor], batch: ImageBatch) -> list[Detections]:
         """Detections of each picture, best first, in its own pixels."""
         return self.restore(self.find(features, batch), batch)
 
-    def find(self, features: list[Tensor], batch: ImageBatch) -> Detections:
+    def find(self, features: list[Tensor], batch: ImageBatch) -> list[Detections]:
         """Detections of each picture, best first, in the pixels of the batch."""
         proposals, _ = self.rpn(features, batch)
         return self.box_head.detect(features, proposals, batch.sizes)
 
-    def restore(self, found: Detections, batch: ImageBatch) -> Detections:
+    def restore(self, found: list[Detections], batch: ImageBatch) -> list[Detections]:
         """The detections with boxes in the pixels of the given pictures."""
         return [{**d, "boxes": resize_boxes(d["boxes"], size, original)}
                 for d, size, original in zip(found, batch.sizes, batch.originals, strict=True)]
-
-
-def by_anchor(prediction: Tensor, numbers: int) -> Tensor:
-    """(B, A * numbers, H, W) of a convolution -> (B, H * W * A, numbers), in the order of `anchor_grid`."""
-    images, channels, height, width = prediction.shape
-    apart = prediction.view(images, channels // numbers, numbers, height, width)
-    return apart.permute(0, 3, 4, 1, 2).reshape(images, -1, numbers)
 
 
 def offsets(counts: Sequence[int]) -> list[int]:

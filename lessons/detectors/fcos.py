@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lessons.anchors import anchor_grid
+from lessons.anchors import by_anchor, pyramid_anchors
 from lessons.coding import decode_ltrb, encode_ltrb
 from lessons.data.sample import Target
-from lessons.detectors.faster_rcnn import by_anchor
-from lessons.detectors.retinanet import PRIOR, OneStageDetector, Tower, begun
+from lessons.detectors.one_stage import OneStageDetector
+from lessons.detectors.retinanet import PRIOR, Tower, begun
 from lessons.images import ImageBatch, ImagePreparation, shape
 from lessons.losses import generalized_box_iou_loss, sigmoid_focal_loss
 from lessons.matching import fcos_ranges, fcos_targets
@@ -60,10 +60,7 @@ class FCOS(OneStageDetector):
         self.strides = tuple(strides)
 
     def anchors(self, features: Sequence[Tensor], batch: ImageBatch) -> list[Tensor]:
-        height, width = shape(batch.pixels)
-        return [anchor_grid(shape(f), (height // f.shape[-2], width // f.shape[-1]), (stride,), (1.0,),
-                            dtype=f.dtype, device=f.device)
-                for f, stride in zip(features, self.strides, strict=True)]
+        return pyramid_anchors(features, shape(batch.pixels), [(stride,) for stride in self.strides], (1.0,))
 
     def assign(self, anchors: list[Tensor], boxes: Tensor) -> Tensor:
         """The object (N,) that each point of all levels answers for, -1 for none."""

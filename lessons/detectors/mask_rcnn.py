@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lessons.data.sample import Target
+from lessons.data.sample import Detections, Target
 from lessons.detectors.fast_rcnn import FastRCNNHead, Samples
-from lessons.detectors.faster_rcnn import Detections, FasterRCNN, RegionProposalNetwork
+from lessons.detectors.faster_rcnn import FasterRCNN, RegionProposalNetwork
 from lessons.images import ImageBatch, ImagePreparation, resize_keypoints
 from lessons.keypoints import heatmaps_to_keypoints, keypoint_loss
 from lessons.masks import mask_loss, mask_probabilities, paste_masks
@@ -71,7 +71,7 @@ class MaskRCNN(FasterRCNN):
         masks, labels = [t["masks"] for t in targets], [t["labels"] for t in targets]
         return {"loss_mask": mask_loss(logits, boxes, masks, labels, matched)}
 
-    def detect(self, features: list[Tensor], batch: ImageBatch) -> Detections:
+    def detect(self, features: list[Tensor], batch: ImageBatch) -> list[Detections]:
         """Masks are drawn for the detected boxes, which fit better than the proposals, and pasted into the picture."""
         found = self.find(features, batch)
         boxes = [d["boxes"] for d in found]
@@ -95,7 +95,7 @@ class KeypointRCNN(FasterRCNN):
         logits = self.keypoint_head(self.box_head.pool(features, boxes, self.keypoint_head.side))
         return {"loss_keypoint": keypoint_loss(logits, boxes, [t["keypoints"] for t in targets], matched)}
 
-    def detect(self, features: list[Tensor], batch: ImageBatch) -> Detections:
+    def detect(self, features: list[Tensor], batch: ImageBatch) -> list[Detections]:
         """Each keypoint is the brightest place of its heat map, enlarged to the size of the detected box."""
         found = self.find(features, batch)
         boxes = [d["boxes"] for d in found]

@@ -17,11 +17,10 @@ from torch.nn import functional as F
 from lessons.backbones.alexnet import Features, SmallAlexNet
 from lessons.boxes import box_iou, clip_boxes_to_image
 from lessons.coding import decode_boxes, encode_boxes
-from lessons.data.sample import Target
+from lessons.data.sample import Detections, Target
 from lessons.nms import batched_nms
 from lessons.proposals import selective_search
 
-Detections = dict[str, Tensor]
 POSITIVES, BACKGROUNDS = 32, 96  # crops in a batch of fine-tuning (section 2.3)
 FEATURE_NORM = 20.0  # features are scaled to this mean length, for which the constants C and lambda are meant
 LAMBDA = 1000.0  # of the ridge regression (appendix C)
@@ -132,7 +131,7 @@ class RCNN(nn.Module):
         """The boxes that each class would make of (N, 4) proposals: (N, K, 4)."""
         flat = features.pool5.flatten(1) * (FEATURE_NORM / self.feature_norms[0])
         deltas = torch.einsum("nf,kcf->nkc", flat, self.box_weight) + self.box_bias
-        return decode_boxes(deltas.flatten(1), boxes).reshape(deltas.shape) if len(boxes) else deltas
+        return decode_boxes(deltas.flatten(1), boxes).reshape(deltas.shape)
 
     @torch.no_grad()
     def regions(self, image: Tensor, boxes: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

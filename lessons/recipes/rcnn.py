@@ -7,7 +7,6 @@
 `train` runs all three and writes the checkpoint; the notebook calls them one by one.
 """
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from lessons.backbones.alexnet import SmallAlexNet
 from lessons.callbacks import Callback, History
-from lessons.checkpoints import load_checkpoint, save_checkpoint
+from lessons.checkpoints import data_hash, load_checkpoint, save_checkpoint
 from lessons.data.catalogue import open_dataset
 from lessons.data.proposed import WithProposals
 from lessons.data.sample import DetectionDataset
@@ -233,16 +232,6 @@ def adapt(data: WithProposals, steps: int, seed: int = 0, device: str | None = N
 def first(data: DetectionDataset, count: int) -> Subset:
     """The first `count` samples of a data set, or all where there are fewer."""
     return Subset(data, range(min(count, len(data))))
-
-
-def data_hash(data: DetectionDataset, count: int = 20) -> str:
-    """A short hash of the first images and boxes of a data set, by which a card tells what was trained on."""
-    digest = hashlib.sha256()
-    for index in range(min(count, len(data))):
-        image, target = data[index]
-        digest.update((image * 255).round().byte().numpy().tobytes())
-        digest.update(torch.as_tensor(target["boxes"]).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def summary(metrics: dict[str, Any]) -> str:

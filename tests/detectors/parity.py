@@ -3,6 +3,8 @@
 import torch
 from torchvision.models import detection
 
+from lessons.published import renamed
+
 # photographs' sizes: none square, none a multiple of 32, upright and lying, of two scales
 SIZES = [(150, 203), (211, 140), (97, 260), (173, 181), (240, 111), (130, 190)]
 
@@ -83,3 +85,30 @@ def assert_same_detections(found, expected, pixels=1e-3, score=1e-6):
             if key in theirs:
                 tolerance = pixels if key == "keypoints" else 1e-5
                 torch.testing.assert_close(mine[key], theirs[key], rtol=0, atol=tolerance)
+
+
+def assert_same_step(pair, images, targets, single=()):
+    """Losses within 1e-9 and every gradient of one training step from one seed, so that the same samples are drawn.
+
+    single: losses that torchvision reckons in single precision, compared within 1e-6. pair: our model, torchvision's.
+    """
+    (found, gradients), (wanted, expected) = (one_step(model, images, targets) for model in pair)
+    assert found.keys() == wanted.keys()
+    for key, value in wanted.items():
+        torch.testing.assert_close(found[key], value, rtol=0, atol=1e-6 if key in single else 1e-9, check_dtype=False)
+    expected = renamed(expected)
+    assert gradients.keys() == expected.keys()
+    for key, gradient in expected.items():
+        torch.testing.assert_close(gradients[key], gradient, rtol=1e-6, atol=1e-9)
+
+
+def one_step(model, images, targets):
+    """Losses and gradients of a step; afterwards the model is what it was."""
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    torch.manual_seed(7)
+    losses = model.train()(images, [dict(target) for target in targets])
+    model.zero_grad()
+    sum(losses.values()).backward()
+    model.load_state_dict(state)
+    model.eval()
+    return losses, {key: parameter.grad for key, parameter in model.named_parameters()}
