@@ -68,15 +68,11 @@ def multiscale_roi_align(features: Sequence[Tensor], boxes: Sequence[Tensor], ou
     Raises ValueError as `roi_align`, and for strides, one a feature map, that are not powers of two, each the same as
     or twice the one before.
     """
-    steady = all(later in (earlier, 2 * earlier) for earlier, later in pairwise(strides))
-    if not strides or len(features) != len(strides) or not steady or strides[0] < 1 or math.log2(strides[0]) % 1:
-        raise ValueError(f"strides {list(strides)} for {len(features)} feature maps: want powers of two, finest first, "
-                         "each the same as or twice the one before.")
+    _check_pyramid(strides, len(features))
     if not len(boxes) or len(boxes) != len(features[0]):
         raise ValueError(f"{len(boxes)} box tensors for {len(features[0])} images.")
     numbered = torch.cat([F.pad(one, (1, 0), value=number) for number, one in enumerate(boxes)])
-    ideal = canonical_level + torch.log2(box_area(numbered[:, 1:]).sqrt() / canonical_size) + 1e-6
-    level = (ideal.floor() - math.log2(strides[0])).clamp(0, math.log2(strides[-1] / strides[0]))
+    level = pyramid_levels(numbered[:, 1:], strides, canonical_size, canonical_level)
     height, width = pair(output_size)
     pooled = features[0].new_zeros(len(numbered), features[0].shape[1], height, width)
     for number, (feature, stride) in enumerate(zip(features, strides, strict=True)):
@@ -84,6 +80,25 @@ def multiscale_roi_align(features: Sequence[Tensor], boxes: Sequence[Tensor], ou
         found = roi_align(feature, numbered[chosen], (height, width), 1 / stride, sampling_ratio)
         pooled[chosen] = found.to(pooled.dtype)
     return pooled
+
+
+def pyramid_levels(boxes: Tensor, strides: Sequence[int], canonical_size: int = 224, canonical_level: int = 4
+                   ) -> Tensor:
+    """The feature map on which each box is looked at, (N,) int64, 0 the finest (Lin et al., CVPR 2017, equation 1).
+
+    boxes (N, 4) xyxy pixels; the rest as `multiscale_roi_align`. Boxes beyond the finest or the coarsest map belong to
+    that map. Raises ValueError for bad boxes or strides, as `multiscale_roi_align`.
+    """
+    _check_pyramid(strides, len(strides))
+    ideal = canonical_level + torch.log2(box_area(boxes).sqrt() / canonical_size) + 1e-6  # rounding must not cost one
+    return (ideal.floor() - math.log2(strides[0])).clamp(0, math.log2(strides[-1] / strides[0])).long()
+
+
+def _check_pyramid(strides: Sequence[int], maps: int) -> None:
+    steady = all(later in (earlier, 2 * earlier) for earlier, later in pairwise(strides))
+    if not strides or maps != len(strides) or not steady or strides[0] < 1 or math.log2(strides[0]) % 1:
+        raise ValueError(f"strides {list(strides)} for {maps} feature maps: want powers of two, finest first, "
+                         "each the same as or twice the one before.")
 
 
 def spatial_pyramid_pool(features: Tensor, levels: Sequence[int]) -> Tensor:
