@@ -27,13 +27,8 @@ from lessons.data.proposed import WithProposals
 from lessons.data.sample import DetectionDataset
 from lessons.data.scenes import CLASSES, compose_crop
 from lessons.data.transforms import Resize
-from lessons.detectors.rcnn import (
-    RCNN,
-    describe_regions,
-    set_feature_norms,
-    train_box_regressors,
-    train_svms,
-)
+from lessons.detectors.rcnn import RCNN
+from lessons.detectors.svm_fitting import describe_regions, set_feature_norms, train_box_regressors, train_svms
 from lessons.evaluation import evaluate, move
 from lessons.schedules import cosine
 from lessons.training import Trainer
