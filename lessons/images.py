@@ -47,20 +47,23 @@ class ImagePreparation:
         for i, image in enumerate(images):
             if image.ndim != 3 or not image.is_floating_point():
                 raise ValueError(f"image {i} of shape {tuple(image.shape)}, {image.dtype}: want (3, H, W), floats.")
-            prepared.append(resize(self._normalise(image), self._draw(training), self.max_size))
+            pixels = normalise(image, self.mean, self.std)
+            prepared.append(resize(pixels, self._draw(training), self.max_size))
             if targets is not None:
                 adapted.append(resize_target(targets[i], shape(image), shape(prepared[-1])))
         batch = ImageBatch(pad(prepared, self.divisor), [shape(p) for p in prepared], [shape(i) for i in images])
         return batch, adapted
 
-    def _normalise(self, image: Tensor) -> Tensor:
-        mean, std = image.new_tensor(self.mean), image.new_tensor(self.std)
-        return (image - mean[:, None, None]) / std[:, None, None]
-
     def _draw(self, training: bool) -> int:
         if not training:
             return self.min_sizes[-1]
         return self.min_sizes[int(torch.empty(1).uniform_(0.0, len(self.min_sizes)))]
+
+
+def normalise(images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:
+    """Pictures (..., 3, H, W) in [0, 1] with each colour's mean subtracted, divided by its standard deviation."""
+    centre, spread = images.new_tensor(mean), images.new_tensor(std)
+    return (images - centre[:, None, None]) / spread[:, None, None]
 
 
 def resize(image: Tensor, min_size: int, max_size: int) -> Tensor:

@@ -16,20 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 from tqdm import tqdm
 
 from lessons.backbones.alexnet import SmallAlexNet
 from lessons.callbacks import Callback, History
 from lessons.checkpoints import data_hash, load_checkpoint, save_checkpoint
 from lessons.data.catalogue import open_dataset
+from lessons.data.crops import Crops, stack_crops
 from lessons.data.proposed import WithProposals
 from lessons.data.sample import DetectionDataset
-from lessons.data.scenes import CLASSES, compose_crop
+from lessons.data.scenes import CLASSES
 from lessons.data.transforms import Resize
 from lessons.detectors.rcnn import RCNN
 from lessons.detectors.svm_fitting import describe_regions, set_feature_norms, train_box_regressors, train_svms
 from lessons.evaluation import evaluate, move
+from lessons.order import seeded
 from lessons.schedules import cosine
 from lessons.training import Trainer
 from lessons.zoo import CHECKPOINTS
@@ -55,27 +57,8 @@ PROPOSALS = {"scenes": 200, "photographs": 400}  # that are looked at in each im
 
 def build(num_classes: int = len(CLASSES), seed: int = 0) -> RCNN:
     """The lesson's R-CNN, untrained, its first weights drawn from `seed`. num_classes counts the background."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         return RCNN(SmallAlexNet(num_classes))
-
-
-class Crops(Dataset):
-    """Single-object crops of the embedded photographs and their labels, made when first asked for, then kept."""
-
-    def __init__(self, length: int, size: int, split: str = "train", seed: int = 0) -> None:
-        self.length, self.size, self.split, self.seed = length, size, split, seed
-        self.made: dict[int, tuple[Tensor, int]] = {}
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        if index not in self.made:
-            crop, label = compose_crop(self.split, index, self.seed, self.size)
-            self.made[index] = (crop * 255).round().byte(), label  # a quarter of the memory; crops are made of bytes
-        crop, label = self.made[index]
-        return crop.float() / 255, label
 
 
 class CropClassifier(nn.Module):
@@ -104,12 +87,6 @@ def pre_train(model: RCNN, plan: Plan, seed: int = 0, folder: Path | None = None
                       schedule=cosine(steps, warmup=min(10, steps // 4)), device=device, callbacks=callbacks,
                       folder=folder and folder / "pre_training")
     return trainer.run(resume)
-
-
-def stack_crops(samples: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    """A batch of crops (B, 3, S, S) and their labels (B,)."""
-    crops, labels = zip(*samples, strict=True)
-    return torch.stack(crops), torch.tensor(labels)
 
 
 def fine_tune(model: RCNN, data: WithProposals, steps: int, seed: int = 0, folder: Path | None = None,
