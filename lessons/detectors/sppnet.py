@@ -17,7 +17,7 @@ from lessons.backbones.alexnet import Features
 from lessons.boxes import box_area
 from lessons.data.sample import Target
 from lessons.detectors.svm_detector import SVMDetector
-from lessons.images import ImagePreparation, resize_boxes, shape
+from lessons.images import ImageBatch, ImagePreparation, resize_boxes
 from lessons.proposals import selective_search
 from lessons.roi import roi_spatial_pyramid_pool
 
@@ -69,18 +69,23 @@ class SPPNet(SVMDetector):
     @torch.no_grad()
     def pool(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
         """The pyramids (N, P) of boxes (N_i, 4) xyxy pixels of each image, one image after the other."""
-        nearest = torch.cat([self.nearest_scale(image, own) for image, own in zip(images, boxes, strict=True)])
-        pooled = nearest.new_empty(len(nearest), self.fc6.in_features, dtype=self.fc6.weight.dtype)
-        for scale, prepare in enumerate(self.prepare):
-            batch, _ = prepare(images)
-            enlarged = torch.cat([F.pad(resize_boxes(own, before, after), (1, 0), value=number) for number, (own, before, after)
-                                  in enumerate(zip(boxes, batch.originals, batch.sizes, strict=True))])
-            here = nearest == scale
-            pooled[here] = roi_spatial_pyramid_pool(self.backbone(batch.pixels)[0], enlarged[here], self.levels,
-                                                    1 / self.backbone.strides[0])
+        batches = [prepare(images)[0] for prepare in self.prepare]
+        windows = torch.stack([in_batch(boxes, batch) for batch in batches])  # (S, N, 5)
+        scale = nearest_scale(windows[..., 1:], self.window)
+        pooled = windows.new_empty(windows.shape[1], self.fc6.in_features)
+        for number, batch in enumerate(batches):
+            here = scale == number
+            pooled[here] = roi_spatial_pyramid_pool(self.backbone(batch.pixels)[0], windows[number, here], self.levels,
+                                                    1 / self.backbone.strides[0])  # type: ignore[index, operator]
         return pooled
 
-    def nearest_scale(self, image: Tensor, boxes: Tensor) -> Tensor:
-        """The number (N,) of the scale at which a box's area is nearest to window x window pixels (section 4.1)."""
-        enlarged = torch.stack([box_area(resize_boxes(boxes, shape(image), p.size_for(image))) for p in self.prepare])
-        return (enlarged - self.window**2).abs().argmin(dim=0)
+
+def in_batch(boxes: Sequence[Tensor], batch: ImageBatch) -> Tensor:
+    """Boxes (N_i, 4) of each picture, in the batch's pixels, with the picture's number in front: (N, 5)."""
+    pairs = zip(boxes, batch.originals, batch.sizes, strict=True)
+    return torch.cat([F.pad(resize_boxes(own, *sizes), (1, 0), value=i) for i, (own, *sizes) in enumerate(pairs)])
+
+
+def nearest_scale(boxes: Tensor, side: float) -> Tensor:
+    """The scale (N,) at which each box's area is nearest to side x side pixels; boxes (S, N, 4) xyxy (section 4.1)."""
+    return (box_area(boxes.flatten(0, 1)).view(boxes.shape[:2]) - side**2).abs().argmin(dim=0)
