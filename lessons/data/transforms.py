@@ -88,7 +88,8 @@ def _resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
 def mirror(image: Tensor, target: Target, mirrored: Sequence[int] = COCO_MIRRORED) -> Sample:
     """The sample seen in a mirror. `mirrored[i]` is the keypoint that takes place i: a left hand becomes a right one.
 
-    x becomes W - x, for boxes, proposals and keypoints alike. Raises ValueError where keypoints are not as many as `mirrored`.
+    x becomes W - x, for boxes, proposals and keypoints alike. Raises ValueError where keypoints are not as many as
+    `mirrored`.
     """
     width = image.shape[-1]
     target = dict(target)

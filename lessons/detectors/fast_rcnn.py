@@ -98,7 +98,7 @@ class FastRCNNHead(nn.Module):
         logits, deltas = self(features, samples.proposals)
         labels, goals = torch.cat(samples.labels), torch.cat(samples.deltas)
         objects = torch.where(labels > 0)[0]
-        own = deltas.view(len(deltas), -1, 4)[objects, labels[objects]]  # the deltas of the right class
+        own = deltas.view(-1, self.num_classes, 4)[objects, labels[objects]]  # the deltas of the right class
         box_loss = smooth_l1_loss(own, goals[objects], beta=self.beta, reduction="sum") / max(len(labels), 1)
         return {"loss_classifier": F.cross_entropy(logits, labels), "loss_box_reg": box_loss}
 
@@ -106,7 +106,7 @@ class FastRCNNHead(nn.Module):
                ) -> list[Detections]:
         """dict(boxes, labels, scores) for each picture of a batch, best first, boxes in the pixels of the batch."""
         logits, deltas = self(features, proposals)
-        boxes = decode_boxes(deltas, torch.cat(list(proposals)), self.weights).view(len(deltas), -1, 4)
+        boxes = decode_boxes(deltas, torch.cat(list(proposals)), self.weights).view(-1, self.num_classes, 4)
         counts = [len(p) for p in proposals]
         return [self.choose(b, s, size) for b, s, size in
                 zip(boxes.split(counts), logits.softmax(-1).split(counts), sizes, strict=True)]

@@ -39,6 +39,7 @@ class SPPNet(SVMDetector):
         channels: int = backbone.out_channels  # type: ignore[assignment]
         pooled = channels * sum(n * n for n in levels)
         super().__init__(num_classes - 1, pooled, hidden, max_proposals, propose)
+        self.stride: int = backbone.strides[0]  # type: ignore[index, assignment]
         self.backbone, self.prepare, self.levels = backbone.requires_grad_(False), tuple(prepare), tuple(levels)
         self.fc6 = nn.Linear(pooled, hidden)
         self.fc7 = nn.Linear(hidden, hidden)
@@ -75,8 +76,8 @@ class SPPNet(SVMDetector):
         pooled = windows.new_empty(windows.shape[1], self.fc6.in_features)
         for number, batch in enumerate(batches):
             here = scale == number
-            pooled[here] = roi_spatial_pyramid_pool(self.backbone(batch.pixels)[0], windows[number, here], self.levels,
-                                                    1 / self.backbone.strides[0])  # type: ignore[index, operator]
+            features = self.backbone(batch.pixels)[0]
+            pooled[here] = roi_spatial_pyramid_pool(features, windows[number, here], self.levels, 1 / self.stride)
         return pooled
 
 
