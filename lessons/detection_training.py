@@ -5,7 +5,7 @@ the pre-trained body, the data, the loop, the measuring, the checkpoint and its 
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from lessons.schedules import cosine
 from lessons.training import Trainer
 from lessons.zoo import CHECKPOINTS
 
+Metrics = Mapping[str, Callable[[], Any]]  # what is measured, and what makes the object that measures it
+BOXES: Metrics = {"boxes": CocoMetrics}
 SIDES = {"scenes": 160, "nuclei": 256}  # the short side, in pixels, at which a set is looked at; 240 for others
 
 
@@ -44,11 +46,11 @@ class Plan:
 def train_jointly(name: str, build: Callable[..., nn.Module], plan: Plan, dataset: str = "scenes",
                   is_lesson: bool = False, resume: bool = False, device: str | None = None, seed: int = 0,
                   folder: str | Path | None = None, transform: Transform | None = None,
-                  kinds: Sequence[str] = ("boxes",)) -> nn.Module:
+                  metrics: Metrics = BOXES) -> nn.Module:
     """Builds the detector, trains and measures it; returns it on the CPU, in evaluation mode.
 
     build(num_classes, seed, side) makes it untrained. transform: what a sample needs besides being mirrored at random;
-    kinds: what CocoMetrics measures. The checkpoint goes into `folder` and, for a lesson's own, into data/checkpoints.
+    metrics: what is measured. The checkpoint goes into `folder` and, for a lesson's own, into data/checkpoints.
     """
     began, folder = time.perf_counter(), None if folder is None else Path(folder)
     data = open_for_training(dataset, plan.images, transform)
@@ -56,10 +58,10 @@ def train_jointly(name: str, build: Callable[..., nn.Module], plan: Plan, datase
     start_from_pre_trained(model.backbone.body)  # type: ignore[arg-type, union-attr]
     fit(model, data, plan, seed, folder, resume, device)
     model.to("cpu").eval()
-    seconds, metrics = round(time.perf_counter() - began), measure(model, dataset, plan.measured, transform, kinds)
-    print(summary(metrics))
+    seconds, found = round(time.perf_counter() - began), measure(model, dataset, plan.measured, transform, metrics)
+    print(summary(found))
     card = {"seed": seed, "data": data_hash(data), "plan": asdict(plan), "steps": plan.steps, "seconds": seconds,
-            "device": str(device or "fastest"), "metrics": metrics}
+            "device": str(device or "fastest"), "metrics": found}
     for path in (folder and folder / f"{name}.safetensors", is_lesson and CHECKPOINTS / f"{name}.safetensors"):
         if path:
             save_checkpoint(path, model.state_dict(), card, torch.float16)
@@ -102,15 +104,14 @@ def side_of(dataset: str) -> int:
 
 
 def measure(model: nn.Module, dataset: str, images: int, transform: Transform | None = None,
-            kinds: Sequence[str] = ("boxes",)) -> dict[str, Any]:
-    """COCO's numbers on the first `images` of each validation split; those of masks and keypoints by their kind."""
+            metrics: Metrics = BOXES) -> dict[str, Any]:
+    """COCO's numbers on the first `images` of each validation split: "val", and what is not boxes as "val masks"."""
     results: dict[str, Any] = {}
     for split in ("val", "val_unknown") if dataset == "scenes" else ("val",):
         data = open_for_measuring(dataset, split, transform)
         some = Subset(data, range(min(images, len(data))))
-        for kind in kinds:
-            name = split if kind == "boxes" else f"{split} {kind}"
-            results[name] = evaluate(model, some, lambda kind=kind: CocoMetrics(kind))  # type: ignore[misc]
+        for kind, metric in metrics.items():
+            results[split if kind == "boxes" else f"{split} {kind}"] = evaluate(model, some, metric)
     return results
 
 

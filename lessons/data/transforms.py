@@ -128,6 +128,30 @@ class RandomMirror:
         return mirror(image, target, self.mirrored) if draw < self.probability else (image, target)
 
 
+def extreme_points(image: Tensor, target: Target) -> Sample:
+    """The sample with four keypoints for each object, the ends of its mask: top, left, bottom and right; all visible.
+
+    A side's point is the middle of the mask's outermost row or column (Zhou et al., CVPR 2019, section 4.1). To be used
+    after mirroring, which would need to know that left and right change places.
+    Raises ValueError for a target without masks.
+    """
+    if "masks" not in target:
+        raise ValueError(f"image {target['image_id']} has no masks to take extreme points of.")
+    points = [torch.stack([_ends(mask), _ends(mask.T)]) for mask in target["masks"]]  # (2, 2, 2): axis, end, place
+    found = torch.zeros(len(points), 4, 3)
+    for i, (rows, columns) in enumerate(points):
+        found[i, 0::2, :2] = rows.flip(-1)
+        found[i, 1::2, :2] = columns
+        found[i, :, 2] = 2
+    return image, {**target, "keypoints": found}
+
+
+def _ends(mask: Tensor) -> Tensor:
+    """(2, 2): the middle of the first and of the last row of a mask that hold a pixel, as (row, column), pixels."""
+    rows = torch.where(mask.any(1))[0]
+    return torch.tensor([[row + 0.5, torch.where(mask[row])[0].float().mean() + 0.5] for row in (rows[0], rows[-1])])
+
+
 class ColourJitter:
     """Brightness, contrast and saturation changed by up to `strength`, hue by up to a tenth of it; `seed` as above.
 

@@ -16,7 +16,7 @@ from lessons.detectors.faster_rcnn import FasterRCNN, RegionProposalNetwork
 from lessons.images import ImagePreparation
 from lessons.order import seeded
 
-PLANS = {"short": Plan(400, 60, 40), "full": Plan(24000, 3000, 200)}
+PLANS = {"short": Plan(400, 60, 40), "full": Plan(13000, 1600, 200)}
 ANCHOR_SIZES = (16, 32, 64, 96)  # pixels; the scenes' objects measure 24 to 106
 HIDDEN = 192  # of the head's two layers
 

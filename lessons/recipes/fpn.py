@@ -13,7 +13,7 @@ from lessons.images import ImagePreparation
 from lessons.order import seeded
 from lessons.recipes.faster_rcnn import small_head, small_rpn
 
-PLANS = {"short": Plan(400, 60, 40), "full": Plan(24000, 3000, 200)}
+PLANS = {"short": Plan(400, 60, 40), "full": Plan(13000, 1600, 200)}
 ANCHOR_SIZES = ((16,), (32,), (64,), (96,))  # one for each level, pixels
 CHANNELS = 96
 
