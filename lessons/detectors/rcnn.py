@@ -9,7 +9,7 @@ the features on, is in `lessons.detectors.svm_detector`, since SPPnet does the s
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lessons.backbones.alexnet import Features, SmallAlexNet
@@ -34,6 +34,10 @@ class RCNN(SVMDetector):
                          max_proposals, propose)
         self.backbone, self.context_padding = backbone, context_padding
         self.register_buffer("mean", torch.full((3,), 0.5))  # colour of the training images
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        return self.backbone.fc8
 
     def fine_tuning_loss(self, images: Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
         """The cross-entropy of one batch of crops."""

@@ -43,8 +43,12 @@ class SPPNet(SVMDetector):
         self.backbone, self.prepare, self.levels = backbone.requires_grad_(False), tuple(prepare), tuple(levels)
         self.fc6 = nn.Linear(pooled, hidden)
         self.fc7 = nn.Linear(hidden, hidden)
-        self.fc8 = nn.Linear(hidden, num_classes)  # of fine-tuning; the SVMs take its place
+        self.fc8 = nn.Linear(hidden, num_classes)
         self.drop = nn.Dropout(0.5)
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        return self.fc8
 
     def train(self, mode: bool = True) -> "SPPNet":
         """As in torch; but the backbone's normalisation keeps its statistics, as all of the backbone stays."""

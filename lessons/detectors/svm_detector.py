@@ -65,6 +65,11 @@ class SVMDetector(nn.Module):
         """The cross-entropy of one batch of `fine_tuning_samples`."""
         raise NotImplementedError
 
+    @property
+    def last_layer(self) -> nn.Linear:
+        """The classifier of fine-tuning, for K + 1 classes; the SVMs take its place."""
+        raise NotImplementedError
+
     def features(self, image: Tensor, boxes: Tensor) -> Features:
         """CNN features of each of (N, 4) boxes."""
         raise NotImplementedError
