@@ -18,18 +18,11 @@ from lessons.backbones.alexnet import Features
 from lessons.checkpoints import CheckpointError, data_hash, load_checkpoint, load_strictly, save_checkpoint
 from lessons.coco_metrics import IOU_THRESHOLDS, CocoMetrics
 from lessons.data.proposed import WithProposals
-from lessons.data.sample import Target
+from lessons.data.sample import Detections, Target
 from lessons.data.scenes import Scenes
-from lessons.detectors.rcnn import (
-    FEATURE_NORM,
-    RCNN,
-    DescribedRegions,
-    Detections,
-    describe_regions,
-    set_feature_norms,
-    suppress,
-    train_box_regressors,
-)
+from lessons.detectors.rcnn import RCNN
+from lessons.detectors.svm_detector import FEATURE_NORM, suppress
+from lessons.detectors.svm_fitting import DescribedRegions, describe_regions, set_feature_norms, train_box_regressors
 from lessons.recipes.rcnn import PRE_TRAINED, build, fine_tune, start_from_pre_trained
 
 KEPT = Path(__file__).resolve().parents[1] / "runs" / "experiments"

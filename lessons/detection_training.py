@@ -17,6 +17,7 @@ from torch.utils.data import Subset
 from lessons.callbacks import Callback, History
 from lessons.checkpoints import data_hash, save_checkpoint
 from lessons.data.catalogue import open_dataset
+from lessons.data.proposed import WithProposals
 from lessons.data.sample import DetectionDataset
 from lessons.data.scenes import Scenes
 from lessons.data.transforms import Compose, RandomMirror, Resize, Transform
@@ -46,14 +47,19 @@ class Plan:
 def train_jointly(name: str, build: Callable[..., nn.Module], plan: Plan, dataset: str = "scenes",
                   is_lesson: bool = False, resume: bool = False, device: str | None = None, seed: int = 0,
                   folder: str | Path | None = None, transform: Transform | None = None,
-                  metrics: Metrics = BOXES) -> nn.Module:
+                  metrics: Metrics = BOXES, proposals: int = 0) -> nn.Module:
     """Builds the detector, trains and measures it; returns it on the CPU, in evaluation mode.
 
     build(num_classes, seed, side) makes it untrained. transform: what a sample needs besides being mirrored at random;
-    metrics: what is measured. The checkpoint goes into `folder` and, for a lesson's own, into data/checkpoints.
+    metrics: what is measured; proposals: how many of Selective Search every training sample carries, for detectors that
+    make none of their own; with `resume` they are kept in `folder`. The checkpoint goes into `folder` and, for a
+    lesson's own, into data/checkpoints.
     """
     began, folder = time.perf_counter(), None if folder is None else Path(folder)
-    data = open_for_training(dataset, plan.images, transform)
+    data: DetectionDataset = open_for_training(dataset, plan.images, transform)
+    if proposals:
+        file = folder / "proposals.safetensors" if folder and resume else None
+        data = open_with_proposals(dataset, plan.images, proposals, file)
     model = build(num_classes=len(data.classes), seed=seed, side=side_of(dataset))
     start_from_pre_trained(model.backbone.body)  # type: ignore[arg-type, union-attr]
     fit(model, data, plan, seed, folder, resume, device)
@@ -85,6 +91,18 @@ def open_for_training(dataset: str, images: int, transform: Transform | None = N
     data: DetectionDataset = Scenes("train", length=images) if dataset == "scenes" else open_dataset(dataset, "train")
     data.transform = Compose([*_transforms(dataset), RandomMirror(), *([transform] if transform else [])])
     return data
+
+
+def open_with_proposals(dataset: str, images: int, count: int, file: Path | None = None) -> WithProposals:
+    """The training split with Selective Search's first `count` boxes of each picture; mirrored, with them, at random.
+
+    The search takes a quarter of a second for a scene; `file` keeps what it found.
+    """
+    data = open_for_training(dataset, images)
+    data.transform = Compose(_transforms(dataset))
+    found = WithProposals(data, min(images, len(data)), count).prepare(file)
+    found.transform = RandomMirror()
+    return found
 
 
 def open_for_measuring(dataset: str, split: str, transform: Transform | None = None) -> DetectionDataset:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lessons.data.sample import Target
+from lessons.data.sample import Detections, Target
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Shape = tuple[int, int]  # height, width
@@ -94,6 +94,12 @@ def resize_boxes(boxes: Tensor, old: Shape, new: Shape) -> Tensor:
     """Boxes (N, 4) xyxy, pixels of a picture of `old` (height, width), in the pixels of a `new` one."""
     height, width = _ratios(old, new, boxes.device)
     return boxes * torch.stack([width, height, width, height])
+
+
+def in_originals(found: Sequence[Detections], batch: ImageBatch) -> list[Detections]:
+    """Detections of each picture of the batch, with boxes in the pixels of the picture as it was given."""
+    return [{**d, "boxes": resize_boxes(d["boxes"], size, original)}
+            for d, size, original in zip(found, batch.sizes, batch.originals, strict=True)]
 
 
 def resize_keypoints(keypoints: Tensor, old: Shape, new: Shape) -> Tensor:

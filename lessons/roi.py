@@ -68,18 +68,39 @@ def multiscale_roi_align(features: Sequence[Tensor], boxes: Sequence[Tensor], ou
     Raises ValueError as `roi_align`, and for strides, one a feature map, that are not powers of two, each the same as
     or twice the one before.
     """
+    def pool(feature: Tensor, rois: Tensor, scale: float) -> Tensor:
+        return roi_align(feature, rois, output_size, scale, sampling_ratio)
+
+    return pool_by_level(features, boxes, strides, (canonical_size, canonical_level), pool)
+
+
+def multiscale_roi_pool(features: Sequence[Tensor], boxes: Sequence[Tensor], output_size: Size, strides: Sequence[int],
+                        canonical_size: int = 224, canonical_level: int = 4) -> Tensor:
+    """RoIPool of each box on the pyramid level that fits its size; arguments and errors as `multiscale_roi_align`.
+
+    With one map, as in Fast R-CNN, this is `roi_pool`. It stands in for RoIAlign to see what rounding costs.
+    """
+    def pool(feature: Tensor, rois: Tensor, scale: float) -> Tensor:
+        return roi_pool(feature, rois, output_size, scale)
+
+    return pool_by_level(features, boxes, strides, (canonical_size, canonical_level), pool)
+
+
+def pool_by_level(features: Sequence[Tensor], boxes: Sequence[Tensor], strides: Sequence[int],
+                  canonical: tuple[int, int], pool: Callable[[Tensor, Tensor, float], Tensor]) -> Tensor:
+    """pool(feature, RoIs (N, 5), scale) of the boxes of each level, (N, C, h, w), put back in the boxes' order.
+
+    canonical: a box's side in pixels and the level that such a box belongs to; the rest as `multiscale_roi_align`.
+    """
+    canonical_size, canonical_level = canonical
     _check_pyramid(strides, len(features))
     if not len(boxes) or len(boxes) != len(features[0]):
         raise ValueError(f"{len(boxes)} box tensors for {len(features[0])} images.")
     numbered = torch.cat([F.pad(one, (1, 0), value=number) for number, one in enumerate(boxes)])
-    level = pyramid_levels(numbered[:, 1:], strides, canonical_size, canonical_level)
-    height, width = pair(output_size)
-    pooled = features[0].new_zeros(len(numbered), features[0].shape[1], height, width)
-    for number, (feature, stride) in enumerate(zip(features, strides, strict=True)):
-        chosen = torch.where(level == number)[0]
-        found = roi_align(feature, numbered[chosen], (height, width), 1 / stride, sampling_ratio)
-        pooled[chosen] = found.to(pooled.dtype)
-    return pooled
+    level = pyramid_levels(numbered[:, 1:], strides, *canonical)
+    parts = [pool(feature, numbered[level == number], 1 / stride)
+             for number, (feature, stride) in enumerate(zip(features, strides, strict=True))]
+    return torch.cat(parts)[level.argsort(stable=True).argsort()]
 
 
 def pyramid_levels(boxes: Tensor, strides: Sequence[int], canonical_size: int = 224, canonical_level: int = 4

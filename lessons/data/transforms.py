@@ -23,6 +23,7 @@ from lessons.order import derive_seed
 Transform = Callable[[Tensor, Target], Sample]
 # COCO's 17 person keypoints: nose, then left and right of eyes, ears, shoulders, elbows, wrists, hips, knees, ankles
 COCO_MIRRORED = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
+BOXES = ("boxes", "proposals")  # entries (N, 4) xyxy pixels
 MAPS = ("masks", "semantic", "panoptic")  # entries whose last two dimensions are the picture's
 
 
@@ -57,7 +58,9 @@ class Resize:
         resized = F.resize(tv_tensors.Image(image), list(new), antialias=True).as_subclass(Tensor).clamp(0, 1)
         scale = torch.tensor([new[1] / width, new[0] / height])
         target = dict(target)
-        target["boxes"] = clip_boxes(target["boxes"] * scale.repeat(2), new)  # rounding may lead beyond the border
+        for key in BOXES:
+            if key in target:
+                target[key] = clip_boxes(target[key] * scale.repeat(2), new)  # rounding may lead beyond the border
         for key in MAPS:
             if key in target:
                 target[key] = _resize_map(target[key], new)
@@ -85,12 +88,15 @@ def _resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
 def mirror(image: Tensor, target: Target, mirrored: Sequence[int] = COCO_MIRRORED) -> Sample:
     """The sample seen in a mirror. `mirrored[i]` is the keypoint that takes place i: a left hand becomes a right one.
 
-    x becomes W - x, for boxes and keypoints alike. Raises ValueError where keypoints are not as many as `mirrored`.
+    x becomes W - x, for boxes, proposals and keypoints alike. Raises ValueError where keypoints are not as many as
+    `mirrored`.
     """
     width = image.shape[-1]
     target = dict(target)
-    x1, y1, x2, y2 = target["boxes"].unbind(1)
-    target["boxes"] = torch.stack([width - x2, y1, width - x1, y2], dim=1)
+    for key in BOXES:
+        if key in target:
+            x1, y1, x2, y2 = target[key].unbind(1)
+            target[key] = torch.stack([width - x2, y1, width - x1, y2], dim=1)
     for key in MAPS:
         if key in target:
             target[key] = target[key].flip(-1)

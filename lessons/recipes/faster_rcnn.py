@@ -1,7 +1,7 @@
 """How the Faster R-CNN of lesson 05 is built and trained: one map of stride 8, as the paper's one map of stride 16.
 
 RPN and head learn together ("approximate joint training", Ren et al., section 3.2); the four steps of alternating
-training are in `lessons.detectors.faster_rcnn`.
+training are in `lessons.detectors.alternating`.
 """
 
 from pathlib import Path

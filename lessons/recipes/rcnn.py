@@ -28,13 +28,9 @@ from lessons.data.proposed import WithProposals
 from lessons.data.sample import DetectionDataset
 from lessons.data.scenes import CLASSES
 from lessons.data.transforms import Resize
-from lessons.detectors.rcnn import (
-    RCNN,
-    describe_regions,
-    set_feature_norms,
-    train_box_regressors,
-    train_svms,
-)
+from lessons.detectors.rcnn import RCNN
+from lessons.detectors.svm_detector import SVMDetector
+from lessons.detectors.svm_fitting import describe_regions, set_feature_norms, train_box_regressors, train_svms
 from lessons.evaluation import evaluate, move
 from lessons.order import seeded
 from lessons.schedules import cosine
@@ -94,29 +90,29 @@ def pre_train(model: RCNN, plan: Plan, seed: int = 0, folder: Path | None = None
     return trainer.run(resume)
 
 
-def fine_tune(model: RCNN, data: WithProposals, steps: int, seed: int = 0, folder: Path | None = None,
+def fine_tune(model: SVMDetector, data: WithProposals, steps: int, seed: int = 0, folder: Path | None = None,
               resume: bool = False, device: str | None = None, callbacks: Sequence[Callback] = ()) -> History:
     """Teaches the CNN to classify proposals, 32 of objects and 96 of background at a time, with a new last layer.
 
-    Departs from the paper: AdamW at half the learning rate of pre-training instead of SGD at a tenth of it; a batch's
-    proposals come from 8 images instead of from all.
+    What requires no gradient (SPPnet's convolutions) stays. Departs from the paper: AdamW at half the learning rate of
+    pre-training instead of SGD at a tenth of it; a batch's proposals come from 8 images instead of from all.
     """
     generator = torch.Generator().manual_seed(seed)
-    last = model.backbone.fc8
+    last = model.last_layer
     with torch.no_grad():
         last.weight.copy_(torch.randn(last.weight.shape, generator=generator) * 0.01)
         last.bias.zero_()
-    optimizer = torch.optim.AdamW(model.backbone.parameters(), lr=5e-4, weight_decay=0.01)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-4, weight_decay=0.01)
     trainer = Trainer(model, optimizer, data, batch_size=IMAGES_PER_STEP, steps=steps, seed=seed,
                       schedule=cosine(steps, warmup=min(10, steps // 4)), device=device, callbacks=callbacks,
                       folder=folder and folder / "fine_tuning")
     return trainer.run(resume)
 
 
-def fit(model: RCNN, data: WithProposals, count: int | None = None, progress: bool = True) -> None:
+def fit(model: SVMDetector, data: WithProposals, count: int | None = None, progress: bool = True) -> None:
     """Fits SVMs and box regressors to the features of the first `count` images, by default all."""
     model.eval()
-    device = model.mean.device
+    device = model.svm_weight.device
     regions = []
     for index in tqdm(range(len(data) if count is None else count), "features", ascii=True, ncols=100, mininterval=1.0,
                       disable=not progress):
@@ -178,7 +174,7 @@ def train(dataset: str = "scenes", profile: str = "short", resume: bool = False,
     return model
 
 
-def measure(model: RCNN, dataset: str, images: int) -> dict[str, dict[str, float]]:
+def measure(model: SVMDetector, dataset: str, images: int) -> dict[str, dict[str, float]]:
     """COCO's numbers on the first `images` of each validation split that the set has."""
     splits = ("val", "val_unknown") if dataset == "scenes" else ("val",)
     return {split: evaluate(model, first(open_small(dataset, split), images)) for split in splits}
