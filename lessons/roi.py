@@ -92,7 +92,6 @@ def pool_by_level(features: Sequence[Tensor], boxes: Sequence[Tensor], strides: 
 
     canonical: a box's side in pixels and the level that such a box belongs to; the rest as `multiscale_roi_align`.
     """
-    canonical_size, canonical_level = canonical
     _check_pyramid(strides, len(features))
     if not len(boxes) or len(boxes) != len(features[0]):
         raise ValueError(f"{len(boxes)} box tensors for {len(features[0])} images.")
