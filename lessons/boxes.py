@@ -11,17 +11,24 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-FORMATS = ("xyxy", "xywh", "cxcywh")
+from lessons.devices import check_device
+from lessons.rotated import ROTATED, rotated_convert, rotated_iou
+
+FORMATS = ("xyxy", "xywh", "cxcywh")  # of upright boxes
 
 
 def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
     """Boxes (..., 4) from one format into another: xyxy, xywh (corner and size) or cxcywh (centre and size).
 
-    Units stay what they are. Differentiable. Raises ValueError for another format or a last dimension that is not 4.
+    Or rotated ones, (..., 5) xywhr and cxcywhr and (..., 8) xyxyxyxy, see lessons.rotated. Units stay what they are.
+    Differentiable. Raises ValueError for another format, a last dimension that does not fit it, and from upright boxes
+    to rotated ones or back.
     """
     for fmt in (in_fmt, out_fmt):
-        if fmt not in FORMATS:
-            raise ValueError(f"box format {fmt!r} is none of {', '.join(FORMATS)}.")
+        if fmt not in (*FORMATS, *ROTATED):
+            raise ValueError(f"box format {fmt!r} is none of {', '.join((*FORMATS, *ROTATED))}.")
+    if in_fmt in ROTATED or out_fmt in ROTATED:
+        return rotated_convert(boxes, in_fmt, out_fmt)
     if boxes.shape[-1] != 4:
         raise ValueError(f"boxes of shape {tuple(boxes.shape)}: the last dimension must be 4.")
     if in_fmt == out_fmt:
@@ -42,7 +49,10 @@ def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
 
 
 def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
-    """Area (..., N) of boxes (..., N, 4), square pixels. Raises ValueError for x2 < x1, y2 < y1, NaN or infinity."""
+    """Area (..., N) of boxes (..., N, 4), square pixels; fmt xyxy, xywh or cxcywh.
+
+    Raises ValueError for x2 < x1, y2 < y1, NaN, infinity and for another format.
+    """
     _corners(boxes, fmt)
     a, b, c, d = _upcast(boxes).unbind(-1)
     return (c - a) * (d - b) if fmt == "xyxy" else c * d
@@ -52,9 +62,13 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
     """Intersection over union of every pair (Everingham et al., IJCV 2010, section 4.2), in [0, 1].
 
     boxes1 (..., N, 4), boxes2 (..., M, 4) -> (..., N, M). Empty N or M give an empty result; two boxes without area
-    give 0 / 0 = NaN, as torchvision does. Differentiable, with gradient 0 for boxes that do not touch.
-    Raises ValueError for a box with x2 < x1, y2 < y1, NaN or infinity.
+    give 0 / 0 = NaN, as torchvision does. Differentiable, with gradient 0 for boxes that do not touch. fmt is one of
+    `box_convert`'s formats, also of rotated boxes (see `rotated_iou`).
+    Raises ValueError for another format, tensors on two devices, a box with x2 < x1, y2 < y1, NaN or infinity.
     """
+    if fmt in ROTATED:
+        return rotated_iou(rotated_convert(boxes1, fmt, "cxcywhr"), rotated_convert(boxes2, fmt, "cxcywhr"))
+    check_device(boxes1=boxes1, boxes2=boxes2)
     intersection = _intersection(_corners(boxes1, fmt), _corners(boxes2, fmt))
     area1, area2 = box_area(boxes1, fmt), box_area(boxes2, fmt)
     return intersection / (area1[..., :, None] + area2[..., None, :] - intersection)
@@ -66,7 +80,7 @@ def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     (..., N, 4), (..., M, 4) xyxy pixels -> (..., N, M). Rezatofighi et al., CVPR 2019, algorithm 1. Its gradient is
     not 0 for disjoint boxes. Raises ValueError as `box_iou`.
     """
-    boxes1, boxes2 = _corners(boxes1), _corners(boxes2)
+    boxes1, boxes2 = _pair(boxes1, boxes2)
     intersection, union = _intersection_and_union(boxes1, boxes2)
     width, height = _enclosing_size(boxes1, boxes2)
     enclosing = width * height
@@ -79,7 +93,7 @@ def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
     (..., N, 4), (..., M, 4) xyxy pixels -> (..., N, M). Zheng et al., AAAI 2020, equations 6 and 7. `eps` keeps the
     diagonal of two equal points from 0. Raises ValueError as `box_iou`.
     """
-    boxes1, boxes2 = _upcast(_corners(boxes1)), _upcast(_corners(boxes2))
+    boxes1, boxes2 = map(_upcast, _pair(boxes1, boxes2))
     intersection, union = _intersection_and_union(boxes1, boxes2)
     return intersection / union - _centre_penalty(boxes1, boxes2, eps)
 
@@ -90,7 +104,7 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
     (..., N, 4), (..., M, 4) xyxy pixels -> (..., N, M). v = 4 / pi^2 (arctan(w1 / h1) - arctan(w2 / h2))^2 and
     alpha = v / (1 - IoU + v), held constant in the gradient as the paper does. Raises ValueError as `box_iou`.
     """
-    boxes1, boxes2 = _upcast(_corners(boxes1)), _upcast(_corners(boxes2))
+    boxes1, boxes2 = map(_upcast, _pair(boxes1, boxes2))
     intersection, union = _intersection_and_union(boxes1, boxes2)
     iou = intersection / union
     width1, height1 = (boxes1[..., :, None, 2:] - boxes1[..., :, None, :2]).unbind(-1)
@@ -144,6 +158,11 @@ def check_boxes(boxes: Tensor) -> Tensor:
 
 def _corners(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
     return check_boxes(boxes if fmt == "xyxy" else box_convert(boxes, fmt, "xyxy"))
+
+
+def _pair(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    check_device(boxes1=boxes1, boxes2=boxes2)
+    return check_boxes(boxes1), check_boxes(boxes2)
 
 
 def _upcast(boxes: Tensor) -> Tensor:
