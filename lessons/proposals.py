@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lessons.boxes import box_iou
+from lessons.devices import check_device
 
 Array = NDArray[np.float64]
 
@@ -304,6 +305,7 @@ def proposal_recall(proposals: Sequence[Tensor], ground_truth: Sequence[Tensor],
     """
     if len(proposals) != len(ground_truth):
         raise ValueError(f"{len(proposals)} sets of proposals for {len(ground_truth)} images.")
+    check_device(proposals=proposals, ground_truth=ground_truth)
     covered = torch.zeros(len(counts))
     for boxes, objects in zip(proposals, ground_truth, strict=True):
         hit = box_iou(objects, boxes) >= iou_threshold

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lessons.boxes import box_area, check_boxes
+from lessons.devices import check_device
 
 Boxes = Tensor | Sequence[Tensor]
 Size = int | Sequence[int]
@@ -68,6 +69,7 @@ def multiscale_roi_align(features: Sequence[Tensor], boxes: Sequence[Tensor], ou
     Raises ValueError as `roi_align`, and for strides, one a feature map, that are not powers of two, each the same as
     or twice the one before.
     """
+    check_device(features=features, boxes=boxes)
     steady = all(later in (earlier, 2 * earlier) for earlier, later in pairwise(strides))
     if not strides or len(features) != len(strides) or not steady or strides[0] < 1 or math.log2(strides[0]) % 1:
         raise ValueError(f"strides {list(strides)} for {len(features)} feature maps: want powers of two, finest first, "
@@ -139,14 +141,13 @@ def rois_of(input: Tensor, boxes: Boxes, spatial_scale: float) -> tuple[Tensor, 
 
     Half precision is reckoned in float32. Raises ValueError for what `roi_pool` names, but for the output size.
     """
+    check_device(input=input, boxes=boxes)
     if input.ndim != 4 or 0 in input.shape[2:] or not input.is_floating_point():
         raise ValueError(f"input of shape {tuple(input.shape)}, {input.dtype}: want floating-point (B, C, H, W) with "
                          "at least one cell.")
     if not spatial_scale > 0 or math.isinf(spatial_scale):
         raise ValueError(f"spatial_scale {spatial_scale} is not a number > 0.")
     image, corners = _numbered(boxes, len(input))
-    if corners.device != input.device:
-        raise ValueError(f"boxes are on {corners.device}, input is on {input.device}.")
     outside = ~((image >= 0) & (image < len(input)))  # NaN compares as False
     if outside.any():
         raise ValueError(f"image number {image[outside][0].item()} is not in 0 ... {len(input) - 1}.")
