@@ -3,7 +3,7 @@
 First the ones that torchvision and torch have, for classes (focal), for pairs of boxes (the IoU family) and for numbers
 (smooth L1); then masks (dice), CornerNet's heatmaps and embeddings, and DETR's loss on sets.
 
-Everything that holds a sigmoid is computed from log-sigmoids: log p is then exact where p itself rounds to 0 or 1.
+Logarithms of a sigmoid are computed as log-sigmoids, 1 - sigmoid(x) as sigmoid(-x): exact where p rounds to 0 or 1.
 Bad targets, malformed boxes and tensors on two devices raise; NaN in a network's logits passes through into the loss,
 as in torch.nn.functional, since mixed precision has to see it to skip that step. Half precision is computed in float32.
 """
@@ -33,11 +33,11 @@ def sigmoid_focal_loss(inputs: Tensor, targets: Tensor, alpha: float = 0.25, gam
     _check_targets(inputs, targets)
     if not (0 <= alpha <= 1 or alpha == -1) or not gamma >= 0:
         raise ValueError(f"alpha {alpha} with gamma {gamma}: want alpha in [0, 1] or -1, and gamma >= 0.")
-    logits, right = _upcast(inputs), _upcast(targets.detach())
-    log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
+    logits = _upcast(inputs)
+    right = targets.detach().to(logits.dtype)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, right, reduction="none")  # to the bit where gamma is 0
-    log_wrong = torch.logaddexp(right.log() + log_not_p, (1 - right).log() + log_p)  # log(1 - p_t)
-    loss = cross_entropy * (gamma * log_wrong).exp()
+    wrong = torch.lerp(logits.sigmoid(), (-logits).sigmoid(), right)  # 1 - p_t, exact where p rounds to 1
+    loss = cross_entropy * wrong.clamp(min=torch.finfo(wrong.dtype).tiny) ** gamma  # 0^(gamma - 1) has no number
     if alpha >= 0:
         loss = (alpha * right + (1 - alpha) * (1 - right)) * loss
     return _reduce(loss, reduction).to(torch.result_type(inputs, targets))
