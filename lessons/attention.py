@@ -237,8 +237,12 @@ class TransformerDecoder(nn.Module):
 
 
 def _placed(x: Tensor, pos: Tensor | None) -> Tensor:
+    if pos is None:
+        return x
     check_device(features=x, positions=pos)
-    return x if pos is None else x + pos
+    if pos.shape[-2:] != x.shape[-2:]:
+        raise ValueError(f"positions of shape {tuple(pos.shape)} for features of shape {tuple(x.shape)}.")
+    return x + pos
 
 
 def _stack(layer: nn.Module, count: int) -> nn.ModuleList:

@@ -29,8 +29,7 @@ def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
             raise ValueError(f"box format {fmt!r} is none of {', '.join((*FORMATS, *ROTATED))}.")
     if in_fmt in ROTATED or out_fmt in ROTATED:
         return rotated_convert(boxes, in_fmt, out_fmt)
-    if boxes.shape[-1] != 4:
-        raise ValueError(f"boxes of shape {tuple(boxes.shape)}: the last dimension must be 4.")
+    _check_four(boxes)
     if in_fmt == out_fmt:
         return boxes.clone()
     a, b, c, d = boxes.unbind(-1)
@@ -68,8 +67,7 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
     """
     if fmt in ROTATED:
         return rotated_iou(rotated_convert(boxes1, fmt, "cxcywhr"), rotated_convert(boxes2, fmt, "cxcywhr"))
-    check_device(boxes1=boxes1, boxes2=boxes2)
-    intersection = _intersection(_corners(boxes1, fmt), _corners(boxes2, fmt))
+    intersection = _intersection(*_pair(boxes1, boxes2, fmt))
     area1, area2 = box_area(boxes1, fmt), box_area(boxes2, fmt)
     return intersection / (area1[..., :, None] + area2[..., None, :] - intersection)
 
@@ -116,14 +114,26 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
 
 
 def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes (..., 4) xyxy pixels moved into an image of size (height, width); one outside becomes a line or a point."""
+    """Boxes (..., 4) xyxy pixels moved into an image of size (height, width); one outside becomes a line or a point.
+
+    Raises ValueError for a last dimension that is not 4 and a negative size.
+    """
+    _check_four(boxes)
     height, width = size
+    if not (height >= 0 and width >= 0):
+        raise ValueError(f"size {tuple(size)}: want a height and a width >= 0.")
     x, y = boxes[..., 0::2].clamp(min=0, max=width), boxes[..., 1::2].clamp(min=0, max=height)
     return torch.stack([x, y], dim=-1).reshape(boxes.shape)
 
 
 def remove_small_boxes(boxes: Tensor, min_size: float) -> Tensor:
-    """Indices (K,) of the boxes (N, 4) xyxy whose width and height are both at least `min_size` pixels."""
+    """Indices (K,) of the boxes (N, 4) xyxy whose width and height are both at least `min_size` pixels.
+
+    Raises ValueError for a last dimension that is not 4 and a min_size that is NaN.
+    """
+    _check_four(boxes)
+    if math.isnan(min_size):
+        raise ValueError(f"min_size {min_size} is not a number.")
     sides = boxes[..., 2:] - boxes[..., :2]
     return torch.where((sides >= min_size).all(dim=-1))[0]
 
@@ -148,21 +158,27 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
 
 def check_boxes(boxes: Tensor) -> Tensor:
     """The boxes (..., 4) xyxy themselves; ValueError names the first with x2 < x1, y2 < y1, NaN or infinity."""
-    if boxes.ndim == 0 or boxes.shape[-1] != 4:
-        raise ValueError(f"boxes of shape {tuple(boxes.shape)}: the last dimension must be 4.")
+    _check_four(boxes)
     right = (boxes[..., 2:] >= boxes[..., :2]).all(-1) & boxes.isfinite().all(-1)  # NaN compares as False
     if not right.all():
         raise ValueError(f"box {boxes[~right][0].tolist()}: want finite numbers with x1 <= x2 and y1 <= y2.")
     return boxes
 
 
+def _check_four(boxes: Tensor) -> None:
+    if boxes.ndim == 0 or boxes.shape[-1] != 4:
+        raise ValueError(f"boxes of shape {tuple(boxes.shape)}: the last dimension must be 4.")
+
+
 def _corners(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
     return check_boxes(boxes if fmt == "xyxy" else box_convert(boxes, fmt, "xyxy"))
 
 
-def _pair(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+def _pair(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> tuple[Tensor, Tensor]:
     check_device(boxes1=boxes1, boxes2=boxes2)
-    return check_boxes(boxes1), check_boxes(boxes2)
+    if min(boxes1.ndim, boxes2.ndim) < 2:
+        raise ValueError(f"boxes of shapes {tuple(boxes1.shape)} and {tuple(boxes2.shape)}: want (..., N, 4) twice.")
+    return _corners(boxes1, fmt), _corners(boxes2, fmt)
 
 
 def _upcast(boxes: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ def decode_triplets(top_left: KeypointMaps, bottom_right: KeypointMaps, centre: 
     Returns and raises what `decode_corners` does, and ValueError for a `large`, in cells, that is not >= 0.
     """
     _check(top_left, bottom_right, centre, top_k, max_distance)
-    pairs = decode_corners(top_left, bottom_right, top_k, max_distance)
+    pairs, centre = decode_corners(top_left, bottom_right, top_k, max_distance), centre._replace(tags=None)
     return [_confirm(found, _peaks(centre, image, top_k), large) for image, found in enumerate(pairs)]
 
 

@@ -92,6 +92,9 @@ class PanopticQuality:
 
 def _table(picture: Mapping[str, Tensor]) -> dict[int, tuple[int, int]]:
     """Label and iscrowd by segment id, checked against the picture."""
+    shape = tuple(picture["segments"].shape)
+    if len(shape) != 2 or shape[1] not in (2, 3):
+        raise ValueError(f"segments of shape {shape}: want (S, 2) or (S, 3).")
     rows = picture["segments"].tolist()
     table = {int(row[0]): (int(row[1]), int(row[2]) if len(row) > 2 else 0) for row in rows}
     drawn = set(picture["panoptic"].unique().tolist()) - {VOID}

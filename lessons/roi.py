@@ -74,10 +74,9 @@ def multiscale_roi_align(features: Sequence[Tensor], boxes: Sequence[Tensor], ou
     if not strides or len(features) != len(strides) or not steady or strides[0] < 1 or math.log2(strides[0]) % 1:
         raise ValueError(f"strides {list(strides)} for {len(features)} feature maps: want powers of two, finest first, "
                          "each the same as or twice the one before.")
-    if not len(boxes) or len(boxes) != len(features[0]):
-        raise ValueError(f"{len(boxes)} box tensors for {len(features[0])} images.")
-    numbered = torch.cat([F.pad(one, (1, 0), value=number) for number, one in enumerate(boxes)])
-    ideal = canonical_level + torch.log2(box_area(numbered[:, 1:]).sqrt() / canonical_size) + 1e-6
+    image, corners = _numbered(boxes, len(features[0]))
+    numbered = torch.cat([image[:, None].to(corners.dtype), corners], dim=1)
+    ideal = canonical_level + torch.log2(box_area(corners).sqrt() / canonical_size) + 1e-6
     level = (ideal.floor() - math.log2(strides[0])).clamp(0, math.log2(strides[-1] / strides[0]))
     height, width = pair(output_size)
     pooled = features[0].new_zeros(len(numbered), features[0].shape[1], height, width)

@@ -132,6 +132,8 @@ def _check_shape(boxes: Tensor, fmt: str) -> None:
 def _checked(boxes: Tensor) -> Tensor:
     """Boxes cxcywhr in the precision to reckon in, if they are well-formed."""
     _check_shape(boxes, "cxcywhr")
+    if boxes.ndim < 2:
+        raise ValueError(f"boxes of shape {tuple(boxes.shape)}: want (..., N, 5).")
     right = boxes.isfinite().all(dim=-1) & (boxes[..., 2:4] >= 0).all(dim=-1)
     if not right.all():
         raise ValueError(f"box {boxes[~right][0].tolist()}: want finite numbers, width and height >= 0.")
