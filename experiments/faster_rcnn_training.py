@@ -16,8 +16,8 @@ from lessons.recipes.faster_rcnn import build
 from lessons.recipes.small_resnet import LESSON, start_from_pre_trained
 
 CLAIM = "Approximate joint training comes close to alternating training in less time."
-BEGINS_WITH = LESSON  # the weights' file
-FULL, SHORT = Size(300, 100, 60), Size(16, 4, 8)
+PRE_TRAINED = LESSON
+FULL, SHORT = Size(300, 160, 60), Size(16, 4, 8)
 SHARE = {"3": 0.5, "4": 0.5}  # of the steps, where the backbone stays as it is and less is to be learnt
 
 

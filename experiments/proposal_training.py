@@ -25,7 +25,7 @@ NEEDED = ("boxes", "labels", "image_id", "area", "iscrowd")
 
 @dataclass(frozen=True)
 class Size:
-    """Scenes to train and to measure on, and steps of eight scenes."""
+    """Scenes to train and to measure on, and steps of four scenes."""
 
     images: int
     steps: int
@@ -57,8 +57,8 @@ def training_scenes(count: int, seed: int) -> KeptScenes:
 
 def train_briefly(task: nn.Module, size: Size, seed: int) -> nn.Module:
     """The lessons' loop over the scenes of a seed, on the CPU; returns what was trained, in evaluation mode."""
-    fit(task, training_scenes(size.images, seed), Plan(size.images, size.steps, size.measured), seed, device="cpu",
-        progress=False)
+    fit(task, training_scenes(size.images, seed), Plan(size.images, size.steps, size.measured, batch_size=4),
+        seed, device="cpu", progress=False)
     return task.eval()
 
 

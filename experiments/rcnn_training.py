@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from experiments.record import weights_hash
+from experiments.record import checkpoint_hash
 from lessons import zoo
 from lessons.backbones.alexnet import Features
 from lessons.checkpoints import CheckpointError, data_hash, load_checkpoint, load_strictly, save_checkpoint
@@ -71,7 +71,7 @@ def detector(seed: int, size: Size, context_padding: int = 4) -> RCNN:
     model.context_padding = context_padding
     start_from_pre_trained(model)
     train = scenes("train", size.images, seed)
-    name = f"rcnn-{seed}-{size.images}-{size.steps}-{context_padding}-{data_hash(train)}-{weights_hash(PRE_TRAINED)}"
+    name = f"rcnn-{seed}-{size.images}-{size.steps}-{context_padding}-{data_hash(train)}-{checkpoint_hash(PRE_TRAINED)}"
     file = KEPT / f"{name}.safetensors"
     try:
         load_strictly(model, load_checkpoint(file)[0], str(file))

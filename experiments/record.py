@@ -4,8 +4,7 @@ An experiment is a module of this package with
     CLAIM                        one sentence, what the paper says
     run(seed, short=False)       {condition: {number: value}} of one seed; short: seconds instead of minutes
     verdict(per_seed)            {statement: whether it holds} from the results of all seeds
-and, where it does not begin with lesson 02's pre-trained CNN,
-    BEGINS_WITH                  the file of the weights that it begins with
+    PRE_TRAINED                  the checkpoint with which trainings begin, if it is not R-CNN's pre-trained CNN
 """
 
 import importlib
@@ -44,16 +43,23 @@ def load_result(name: str, folder: Path = RESULTS) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def checkpoint_hash(path: Path) -> str:
+    """A short checksum of a checkpoint, from its card."""
+    return json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"][:16]
+
+
 def conduct(name: str, seeds: Sequence[int] = SEEDS, fresh: bool = False, folder: Path = RESULTS) -> dict[str, Any]:
     """Runs an experiment for every seed that has no result yet and writes data/results/NAME.json after each.
 
-    fresh: forget earlier results; those from other data or other first weights are forgotten in any case. Returns the
-    result. Raises ValueError for an unknown name.
+    fresh: forget earlier results; those from other data or another pre-trained CNN are forgotten in any case. Returns
+    the result.
+    Raises ValueError for an unknown name.
     """
     if name not in known_experiments():
         raise ValueError(f"There is no experiment {name!r}; there are {', '.join(known_experiments())}.")
     experiment = importlib.import_module(f"experiments.{name}")
-    result = _begin(name, experiment.CLAIM, fresh, folder, getattr(experiment, "BEGINS_WITH", PRE_TRAINED))
+    pre_trained = checkpoint_hash(getattr(experiment, "PRE_TRAINED", PRE_TRAINED))
+    result = _begin(name, experiment.CLAIM, pre_trained, fresh, folder)
     for seed in seeds:
         if str(seed) not in result["per_seed"]:
             began = time.perf_counter()
@@ -86,14 +92,9 @@ def wins(per_seed: Sequence[Numbers], better: str, worse: str, key: str = "AP") 
     return statistics.fmean(differences) > 0 and sum(d > 0 for d in differences) > len(differences) / 2
 
 
-def weights_hash(file: Path) -> str:
-    """A short checksum of a checkpoint, from its card."""
-    return json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["sha256"][:16]
-
-
-def _begin(name: str, claim: str, fresh: bool, folder: Path, begins_with: Path = PRE_TRAINED) -> dict[str, Any]:
+def _begin(name: str, claim: str, pre_trained: str, fresh: bool, folder: Path) -> dict[str, Any]:
     new = {"name": name, "claim": claim, "command": command_line(), "torch": torch.__version__, "device": "cpu",
-           "data": data_hash(Scenes("train", 20)), "pre_trained": weights_hash(begins_with), "seconds": 0, "seeds": [],
+           "data": data_hash(Scenes("train", 20)), "pre_trained": pre_trained, "seconds": 0, "seeds": [],
            "per_seed": {}}
     try:
         old = load_result(name, folder)

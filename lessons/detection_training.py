@@ -66,6 +66,7 @@ def train_jointly(name: str, build: Callable[..., nn.Module], plan: Plan, datase
     model.to("cpu").eval()
     seconds, found = round(time.perf_counter() - began), measure(model, dataset, plan.measured, transform, metrics)
     print(summary(found))
+    data.transform = None  # the card tells the pictures, not how they fell
     card = {"seed": seed, "data": data_hash(data), "plan": asdict(plan), "steps": plan.steps, "seconds": seconds,
             "device": str(device or "fastest"), "metrics": found}
     for path in (folder and folder / f"{name}.safetensors", is_lesson and CHECKPOINTS / f"{name}.safetensors"):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lessons.boxes import box_area, check_boxes
+from lessons.devices import check_device
 
 Boxes = Tensor | Sequence[Tensor]
 Size = int | Sequence[int]
@@ -92,11 +93,11 @@ def pool_by_level(features: Sequence[Tensor], boxes: Sequence[Tensor], strides: 
 
     canonical: a box's side in pixels and the level that such a box belongs to; the rest as `multiscale_roi_align`.
     """
+    check_device(features=features, boxes=boxes)
     _check_pyramid(strides, len(features))
-    if not len(boxes) or len(boxes) != len(features[0]):
-        raise ValueError(f"{len(boxes)} box tensors for {len(features[0])} images.")
-    numbered = torch.cat([F.pad(one, (1, 0), value=number) for number, one in enumerate(boxes)])
-    level = pyramid_levels(numbered[:, 1:], strides, *canonical)
+    image, corners = _numbered(boxes, len(features[0]))
+    numbered = torch.cat([image[:, None].to(corners.dtype), corners], dim=1)
+    level = pyramid_levels(corners, strides, *canonical)
     parts = [pool(feature, numbered[level == number], 1 / stride)
              for number, (feature, stride) in enumerate(zip(features, strides, strict=True))]
     return torch.cat(parts)[level.argsort(stable=True).argsort()]
@@ -174,14 +175,13 @@ def rois_of(input: Tensor, boxes: Boxes, spatial_scale: float) -> tuple[Tensor, 
 
     Half precision is reckoned in float32. Raises ValueError for what `roi_pool` names, but for the output size.
     """
+    check_device(input=input, boxes=boxes)
     if input.ndim != 4 or 0 in input.shape[2:] or not input.is_floating_point():
         raise ValueError(f"input of shape {tuple(input.shape)}, {input.dtype}: want floating-point (B, C, H, W) with "
                          "at least one cell.")
     if not spatial_scale > 0 or math.isinf(spatial_scale):
         raise ValueError(f"spatial_scale {spatial_scale} is not a number > 0.")
     image, corners = _numbered(boxes, len(input))
-    if corners.device != input.device:
-        raise ValueError(f"boxes are on {corners.device}, input is on {input.device}.")
     outside = ~((image >= 0) & (image < len(input)))  # NaN compares as False
     if outside.any():
         raise ValueError(f"image number {image[outside][0].item()} is not in 0 ... {len(input) - 1}.")

@@ -124,8 +124,8 @@ def test_stored_results_agree_with_their_own_seeds(name):
 def test_stored_results_belong_to_the_shipped_weights_and_data():
     for name in STORED:
         module, result = importlib.import_module(f"experiments.{name}"), load_result(name)
-        weights = getattr(module, "BEGINS_WITH", record.PRE_TRAINED)
-        current = record._begin(name, "", True, record.RESULTS, weights)
+        weights = record.checkpoint_hash(getattr(module, "PRE_TRAINED", record.PRE_TRAINED))
+        current = record._begin(name, "", weights, True, record.RESULTS)
         assert (result["data"], result["pre_trained"]) == (current["data"], current["pre_trained"]), name
 
 
