@@ -18,7 +18,7 @@ from lessons.recipes.small_resnet import LESSON, start_from_pre_trained
 
 CLAIM = "Approximate joint training gives about the accuracy of alternating training in less time."
 PRE_TRAINED = LESSON
-FULL, SHORT = Size(300, 160, 60), Size(16, 4, 8)
+FULL, SHORT = Size(250, 100, 60), Size(16, 4, 8)
 SHARE = {"3": 0.5, "4": 0.5}  # of the steps, where the backbone stays as it is and less is to be learnt
 
 

@@ -535,7 +535,7 @@ for low, high in ((0, 30), (30, 50), (50, 70), (70, 200)):
 # %% [markdown]
 # Large objects are placed better than small ones, although the large ones fill most of what the cell sees. The trouble is at the other end, and it is the subject of notebook 06.
 #
-# **Alternating or joint training?** The paper: joint training gives about the same accuracy in 25 to 50 % less time. Three seeds, all briefly: jointly 160 steps of 4 scenes, or 320; alternating 160 in steps 1 and 2, 80 in steps 3 and 4.
+# **Alternating or joint training?** The paper: joint training gives about the same accuracy in 25 to 50 % less time. Three seeds, all briefly: jointly 100 steps of 4 scenes, or 200; alternating 100 in steps 1 and 2, 50 in steps 3 and 4.
 
 # %%
 # NBVAL_CHECK_OUTPUT

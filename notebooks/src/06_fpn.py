@@ -98,7 +98,7 @@ pictures = sum(count_multiply_adds(body, torch.zeros(1, 3, 160 * k, 160 * k)) fo
 print(f"the picture once: {once / 1e6:.0f} million multiply-adds; 1, 2, 4 and 8 times enlarged: {pictures / once:.0f} times as many")
 
 # %% [markdown]
-# That is why nobody trains on picture pyramids. The pyramid below has the fine cells for a fraction of one pass (section 3.6 counts it).
+# That is why picture pyramids were given up. The pyramid below has the fine cells for less than one pass more (section 3.6 counts it).
 #
 # ### 3.2 Lateral links and the top-down path
 #
@@ -107,7 +107,7 @@ print(f"the picture once: {once / 1e6:.0f} million multiply-adds; 1, 2, 4 and 8 
 # `lateral` is a 1 × 1 convolution to the same number of channels d (paper 256, ours 96), `enlarge` repeats each cell twice in both directions (*nearest neighbour*: nothing is learned), `smooth` is a 3 × 3 convolution. No ReLU anywhere. By hand:
 
 # %%
-scene, scene_target = shown[2]
+scene, scene_target = shown[0]
 batch, _ = detector.prepare([scene])
 fpn = detector.backbone.fpn
 with torch.no_grad():
@@ -128,15 +128,16 @@ from utils.source import show_source
 show_source(type(fpn).forward)
 
 # %% [markdown]
-# **Look at it.** The length of each cell's feature vector, before (C) and after (P). Predict: where will the fine maps of the pyramid differ most from those of the body?
+# **Look at it.** The length of each cell's feature vector, before (C) and after (P); true boxes dashed. Predict: where will P2 differ from C2?
 
 # %%
-from utils.figures import draw_heat_map, new_figure
+from utils.figures import draw_boxes, draw_heat_map, new_figure
 
 figure, axes = new_figure(columns=4, rows=2, width=3.6, height=3.3)
 for row, (letter, maps) in enumerate((("C", stages), ("P", features))):
     for level, one in enumerate(maps):
-        draw_heat_map(axes[row, level], scene, one[0].norm(dim=0), f"{letter}{level + 2}, stride {4 * 2**level}", opacity=0.75)
+        ax = draw_heat_map(axes[row, level], scene, one[0].norm(dim=0), f"{letter}{level + 2}, stride {4 * 2**level}", opacity=0.75)
+        draw_boxes(ax, scene_target["boxes"], colors=["#FFFFFF"], linestyle="--", linewidth=1.5)
 show(figure, alt="Lengths of the feature vectors over a scene: the body's stages C2 to C5 above, the pyramid's levels P2 to P5 below. C2 follows edges everywhere; P2 is smoother and follows objects more.")
 
 # %% [markdown]
@@ -174,9 +175,12 @@ overlap, level = torch.cat([b.values for b in best]), level_of[torch.cat([b.indi
 side = box_area(torch.cat(objects)).sqrt()
 for number in (2, 3, 4, 5):
     own = level == number
-    print(f"P{number}: best anchor of {int(own.sum()):3d} objects, {side[own].mean():3.0f} px on average; mean IoU {overlap[own].mean():.2f}")
+    words = f"{side[own].mean():3.0f} px on average; mean IoU {overlap[own].mean():.2f}" if own.any() else "none is so small"
+    print(f"P{number}: best anchor of {int(own.sum()):3d} objects, {words}")
 
 # %% [markdown]
+# An honest finding: the scenes' smallest objects measure more than 20 pixels, so the 4800 anchors on P2 are of no use here; they answer "no" to everything. P2 earns its place in section 3.5.
+#
 # ### 3.4 One head for all levels
 #
 # *Question.* Shall each level have an RPN of its own? The paper shares one: the same weights slide over all levels. It works because the levels speak one language now (and the paper finds it as accurate as separate heads). By hand, level by level:
@@ -273,8 +277,19 @@ for name, model in (("one map of stride 8", one_map), ("pyramid", detector)):
 print(f"weights of the pyramid: {sum(p.numel() for p in fpn.parameters()):,}, of the body: {sum(p.numel() for p in body.parameters()):,}")
 
 # %% [markdown]
-# For our narrow body the pyramid is no trifle: most of its work is the 3 × 3 convolution on P2 and the RPN that slides over P2. For the paper's ResNets the body does far more, and the pyramid's share is small. What it replaces, a body that keeps stride 8
-# to its end (notebook 05) or a pyramid of pictures, costs more.
+# For our narrow body the pyramid is no trifle: nearly all of its work is the 3 × 3 convolution on P2, and the RPN that slides over P2 costs as much again. Together it is dearer than the body of notebook 05, which keeps stride 8
+# to its end. What about the paper's body, ResNet-50 with d = 256?
+
+# %%
+# NBVAL_CHECK_OUTPUT
+from lessons.backbones.fpn import ResNetFPN
+from lessons.backbones.resnet import resnet50
+
+parts = multiply_adds_by_module(ResNetFPN(resnet50()), torch.zeros(1, 3, 224, 224))
+print(f"ResNet-50: body {parts['body'] / 1e9:.1f} billion multiply-adds, pyramid {parts['fpn'] / 1e9:.1f}: {parts['fpn'] / parts['body']:.0%} more")
+
+# %% [markdown]
+# "Marginal" is a friendly word for that. What a pyramid replaces (a pyramid of pictures; or, in the paper's baseline, the fifth stage of ResNet run once for *every region*) costs more.
 
 # %% [markdown]
 # ## 4 Training
@@ -417,18 +432,7 @@ for name, head in {"by its size": detector.box_head, **{f"all on P{k}": only_lev
 # %% [markdown]
 # **Is P2 alone enough, then?** In the paper nearly: 33.4 against 33.9 with the same proposals, *trained* so. RoI pooling makes up for the wrong size, for it takes a grid of 7 × 7 from a region of any size. For the RPN, which slides a 3 × 3 window, the levels matter more.
 #
-# **Why a sum, and why enlarge by repeating?** It is the simplest thing that works. Repeating leaves blocks; the 3 × 3 convolution after the sum is there to smooth them ("to reduce the aliasing effect of upsampling"). Do neighbouring cells in a block of two differ less than
-# cells across blocks, before and after?
-
-# %%
-with torch.no_grad():
-    enlarged = merged[1].repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-for name, one in (("enlarged from above", enlarged), ("after adding the lateral link", merged[0]), ("after smoothing, P2", features[0])):
-    step = (one[..., 1:] - one[..., :-1]).abs().mean((0, 1, 2))  # from column to column
-    print(f"{name:30s} change inside a block / across blocks: {(step[0::2].mean() / step[1::2].mean()).item():.2f}")
-
-# %% [markdown]
-# Inside a block nothing changes at first (0), and after link and smoothing most of the staircase is gone.
+# **Why a sum, and why enlarge by repeating?** It is the simplest thing that works: no weights, no choice. Repeating leaves blocks of equal values; the 3 × 3 convolution after the sum is there against them (the paper: to reduce the aliasing effect of upsampling).
 #
 # **Which sizes come from which level?** The proposals of the shipped detector, by the level of the anchor that they grew from:
 
@@ -443,7 +447,8 @@ for number, own in zip((2, 3, 4, 5), levels):
             objectness, deltas = rpn.predict([maps[number - 2]])
         grown.append(clip_boxes_to_image(decode_boxes(deltas[0], own)[objectness[0] > 0], (160, 160)))
     sides = box_area(torch.cat(grown)).sqrt()
-    print(f"P{number}: {len(sides) / 40:5.1f} anchors a scene say yes; their boxes measure {sides.mean():.0f} px on average")
+    words = f"; their boxes measure {sides.mean():.0f} px on average" if len(sides) else ""
+    print(f"P{number}: {len(sides) / 40:5.1f} anchors a scene say yes{words}")
 
 # %% [markdown]
 # **What about P6?** With it the paper gives anchors of 512 pixels a level; it is every second cell of P5 and serves the RPN only, since regions of that size are pooled from P5. Our largest anchors sit on P5, so there is none.
@@ -540,7 +545,7 @@ check(cells_a_side, lambda size: size / 2 ** min(max(math.floor(4 + math.log2(si
 # - Fine maps know where, coarse ones what. **Enlarge, add, smooth**, from the coarsest map down, and every level knows both.
 # - One size of anchor for each level; **one head for all levels**.
 # - Regions are pooled from the level of their size: $k = \lfloor 4 + \log_2(\sqrt{wh} / 224) \rfloor$.
-# - It costs one or two small convolutions a level, not nothing.
+# - It costs a 1 × 1 and a 3 × 3 convolution a level, most of it on the finest: not nothing.
 #
 # **Limits.** The rule for levels is made by hand, and at its steps the same object changes its level with a pixel. Information flows down only (later works send it up again). Still two stages, anchors, NMS.
 #
