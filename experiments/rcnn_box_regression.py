@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from experiments.rcnn_training import describe, detect, detector, examine, measure, scenes, size_of
 from experiments.record import Numbers, wins
-from lessons.detectors.rcnn import train_svms
+from lessons.detectors.svm_fitting import train_svms
 
 CLAIM = "Box regression raises AP, and AP at IoU 0.75 more than AP at IoU 0.5."
 

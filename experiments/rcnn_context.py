@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from experiments.rcnn_training import describe, detect, detector, examine, measure, scenes, size_of
 from experiments.record import Numbers, wins
-from lessons.detectors.rcnn import train_svms
+from lessons.detectors.svm_fitting import train_svms
 
 CLAIM = "Crops with context beat crops without."
 PADDINGS = (0, 4, 8)  # of 64 pixels; 4.5 would be the paper's share

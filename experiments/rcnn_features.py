@@ -12,7 +12,9 @@ from experiments.rcnn_training import Examined, Size, detector, examine, measure
 from experiments.record import Numbers, wins
 from lessons.backbones.alexnet import Features
 from lessons.data.proposed import WithProposals
-from lessons.detectors.rcnn import FEATURE_NORM, RCNN, DescribedRegions, fit_svms, suppress
+from lessons.detectors.rcnn import RCNN
+from lessons.detectors.svm_detector import FEATURE_NORM, suppress
+from lessons.detectors.svm_fitting import DescribedRegions, fit_svms
 from lessons.recipes.rcnn import build, start_from_pre_trained
 
 CLAIM = "SVMs on fine-tuned features beat those on pre-trained features, and these beat random features."

@@ -12,7 +12,8 @@ from experiments.rcnn_training import Examined, describe, detect, detector, exam
 from experiments.record import Numbers, wins
 from lessons.backbones.alexnet import Features
 from lessons.data.proposed import WithProposals
-from lessons.detectors.rcnn import RCNN, train_svms
+from lessons.detectors.rcnn import RCNN
+from lessons.detectors.svm_fitting import train_svms
 from lessons.proposals import proposal_recall, sliding_windows
 
 CLAIM = "Selective Search covers more objects than as many sliding windows; AP rises with the boxes and saturates."

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from experiments.rcnn_training import describe, detect, detector, examine, measure, scenes, size_of, svm_features
 from experiments.record import Numbers, wins
-from lessons.detectors.rcnn import DescribedRegions, fit_svm, fit_svms, mine_hard_negatives, svm_examples
+from lessons.detectors.svm_fitting import DescribedRegions, fit_svm, fit_svms, mine_hard_negatives, svm_examples
 
 CLAIM = "SVM negatives below IoU 0.3 beat those below 0 and 0.5; mining beats random negatives; SVMs beat the softmax."
 

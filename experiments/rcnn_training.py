@@ -4,7 +4,6 @@ A seed draws other scenes (training and validation) and another fine-tuning. Fin
 runs/experiments, because several experiments look at the same ones.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +12,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from experiments.record import checkpoint_hash
 from lessons import zoo
 from lessons.backbones.alexnet import Features
 from lessons.checkpoints import CheckpointError, data_hash, load_checkpoint, load_strictly, save_checkpoint
 from lessons.coco_metrics import IOU_THRESHOLDS, CocoMetrics
 from lessons.data.proposed import WithProposals
-from lessons.data.sample import Target
+from lessons.data.sample import Detections, Target
 from lessons.data.scenes import Scenes
-from lessons.detectors.rcnn import (
-    FEATURE_NORM,
-    RCNN,
-    DescribedRegions,
-    Detections,
-    describe_regions,
-    set_feature_norms,
-    suppress,
-    train_box_regressors,
-)
+from lessons.detectors.rcnn import RCNN
+from lessons.detectors.svm_detector import FEATURE_NORM, suppress
+from lessons.detectors.svm_fitting import DescribedRegions, describe_regions, set_feature_norms, train_box_regressors
 from lessons.recipes.rcnn import PRE_TRAINED, build, fine_tune, start_from_pre_trained
 
 KEPT = Path(__file__).resolve().parents[1] / "runs" / "experiments"
@@ -78,7 +71,7 @@ def detector(seed: int, size: Size, context_padding: int = 4) -> RCNN:
     model.context_padding = context_padding
     start_from_pre_trained(model)
     train = scenes("train", size.images, seed)
-    name = f"rcnn-{seed}-{size.images}-{size.steps}-{context_padding}-{data_hash(train)}-{pre_trained_hash()}"
+    name = f"rcnn-{seed}-{size.images}-{size.steps}-{context_padding}-{data_hash(train)}-{checkpoint_hash(PRE_TRAINED)}"
     file = KEPT / f"{name}.safetensors"
     try:
         load_strictly(model, load_checkpoint(file)[0], str(file))
@@ -86,11 +79,6 @@ def detector(seed: int, size: Size, context_padding: int = 4) -> RCNN:
         fine_tune(model, train, size.steps, seed, device="cpu")
         save_checkpoint(file, model.state_dict(), {"seed": seed})
     return model.eval()
-
-
-def pre_trained_hash() -> str:
-    """A short checksum of the CNN that the detectors begin with."""
-    return json.loads(PRE_TRAINED.with_suffix(".json").read_text(encoding="utf-8"))["sha256"][:16]
 
 
 def describe(model: RCNN, data: WithProposals) -> list[DescribedRegions]:

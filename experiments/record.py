@@ -4,6 +4,7 @@ An experiment is a module of this package with
     CLAIM                        one sentence, what the paper says
     run(seed, short=False)       {condition: {number: value}} of one seed; short: seconds instead of minutes
     verdict(per_seed)            {statement: whether it holds} from the results of all seeds
+    PRE_TRAINED                  the checkpoint with which trainings begin, if it is not R-CNN's pre-trained CNN
 """
 
 import importlib
@@ -17,9 +18,9 @@ from typing import Any
 
 import torch
 
-from experiments.rcnn_training import pre_trained_hash
 from lessons.checkpoints import command_line, data_hash, write_atomically
 from lessons.data.scenes import Scenes
+from lessons.recipes.rcnn import PRE_TRAINED
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "results"
 SEEDS = (0, 1, 2)
@@ -42,6 +43,11 @@ def load_result(name: str, folder: Path = RESULTS) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def checkpoint_hash(path: Path) -> str:
+    """A short checksum of a checkpoint, from its card."""
+    return json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"][:16]
+
+
 def conduct(name: str, seeds: Sequence[int] = SEEDS, fresh: bool = False, folder: Path = RESULTS) -> dict[str, Any]:
     """Runs an experiment for every seed that has no result yet and writes data/results/NAME.json after each.
 
@@ -52,7 +58,8 @@ def conduct(name: str, seeds: Sequence[int] = SEEDS, fresh: bool = False, folder
     if name not in known_experiments():
         raise ValueError(f"There is no experiment {name!r}; there are {', '.join(known_experiments())}.")
     experiment = importlib.import_module(f"experiments.{name}")
-    result = _begin(name, experiment.CLAIM, fresh, folder)
+    pre_trained = checkpoint_hash(getattr(experiment, "PRE_TRAINED", PRE_TRAINED))
+    result = _begin(name, experiment.CLAIM, pre_trained, fresh, folder)
     for seed in seeds:
         if str(seed) not in result["per_seed"]:
             began = time.perf_counter()
@@ -85,9 +92,9 @@ def wins(per_seed: Sequence[Numbers], better: str, worse: str, key: str = "AP") 
     return statistics.fmean(differences) > 0 and sum(d > 0 for d in differences) > len(differences) / 2
 
 
-def _begin(name: str, claim: str, fresh: bool, folder: Path) -> dict[str, Any]:
+def _begin(name: str, claim: str, pre_trained: str, fresh: bool, folder: Path) -> dict[str, Any]:
     new = {"name": name, "claim": claim, "command": command_line(), "torch": torch.__version__, "device": "cpu",
-           "data": data_hash(Scenes("train", 20)), "pre_trained": pre_trained_hash(), "seconds": 0, "seeds": [],
+           "data": data_hash(Scenes("train", 20)), "pre_trained": pre_trained, "seconds": 0, "seeds": [],
            "per_seed": {}}
     try:
         old = load_result(name, folder)

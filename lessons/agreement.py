@@ -5,7 +5,7 @@ Each function takes one image's detections and target in the sample form and ret
 sorts them into small, medium and large. Against a crowd, intersection counts in relation to the detection's own size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -43,24 +43,26 @@ def of_masks(detection: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> t
     return _ratio(_double(shared), size, truth_size, target), size
 
 
-def of_keypoints(detection: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> tuple[Array, Array]:
+def of_keypoints(detection: Mapping[str, Tensor], target: Mapping[str, Tensor], sigmas: Sequence[float] | Array = SIGMAS
+                 ) -> tuple[Array, Array]:
     """Object keypoint similarity of points (D, P, 3) and (G, P, 3), each (x, y, visibility) in pixels.
 
     The mean over an object's labelled points of exp(-d^2 / (2 (2 sigma)^2 area)), d the distance to the detected point
     (cocodataset.org, "Keypoint evaluation"). An object without a labelled point is ignored; what lies in or around its
-    box counts as found there. The tolerances are those of COCO's 17 points.
-    Raises ValueError for another number of points.
+    box counts as found there. sigmas: the tolerance of each point; by default those of COCO's 17.
+    Raises ValueError for another number of points than sigmas.
     """
     points, truth = _double(detection["keypoints"]), _double(target["keypoints"])
-    if points.shape[1:] != (len(SIGMAS), 3) or truth.shape[1:] != (len(SIGMAS), 3):
-        raise ValueError(f"image {target['image_id']}: keypoints {points.shape} and {truth.shape}; want (N, 17, 3).")
+    if points.shape[1:] != (len(sigmas), 3) or truth.shape[1:] != (len(sigmas), 3):
+        raise ValueError(f"image {target['image_id']}: keypoints {points.shape} and {truth.shape}; want "
+                         f"(N, {len(sigmas)}, 3).")
     boxes, area = _double(target["boxes"]), _double(target["area"])
     labelled = (target["keypoints"][..., 2] > 0).cpu().numpy()  # (G, P)
     offset = points[:, None, :, :2] - truth[None, :, :, :2]  # (D, G, P, 2)
     nowhere = labelled.sum(1) == 0
     if nowhere.any():
         offset[:, nowhere] = _outside(points[..., :2], boxes[nowhere])
-    exponent = (offset**2).sum(-1) / (2 * SIGMAS) ** 2 / (area[:, None] + np.spacing(1)) / 2
+    exponent = (offset**2).sum(-1) / (2 * np.asarray(sigmas)) ** 2 / (area[:, None] + np.spacing(1)) / 2
     counted = labelled | nowhere[:, None]
     similarity = (np.exp(-exponent) * counted).sum(-1) / counted.sum(-1)
     extent = np.ptp(points[..., :2], axis=1)  # (D, 2)

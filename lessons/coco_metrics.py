@@ -12,6 +12,7 @@ at most 1, 10 or 100 detections per image (20 with keypoints). -1 means that the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,14 +78,19 @@ class CocoMetrics:
         metrics.update(detections, targets)   # as often as you like
         metrics.compute()["AP"]
 
-    Raises ValueError for another kind.
+    sigmas: the tolerances of keypoints that are not COCO's seventeen.
+    Raises ValueError for another kind, and for sigmas that are not positive or without keypoints.
     """
 
-    def __init__(self, kind: str = "boxes") -> None:
+    def __init__(self, kind: str = "boxes", sigmas: Sequence[float] | None = None) -> None:
         if kind not in _KINDS:
             raise ValueError(f"kind {kind!r} is none of {', '.join(_KINDS)}.")
+        if sigmas is not None and (kind != "keypoints" or not all(sigma > 0 for sigma in sigmas)):
+            raise ValueError(f"sigmas {list(sigmas)} for {kind}: want numbers > 0, and keypoints.")
         self.kind = kind
         self._protocol, self._agreement = _KINDS[kind]
+        if sigmas is not None:
+            self._agreement = partial(agreement.of_keypoints, sigmas=sigmas)
         self._images: dict[int, _Image] = {}
         self._precision: Array | None = None  # (K, A, T, 101) with at most limits[-1] detections per image
         self._recall: Array | None = None  # (K, A, T, limits)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lessons.data.sample import Target
+from lessons.data.sample import Detections, Target
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Shape = tuple[int, int]  # height, width
@@ -47,20 +47,23 @@ class ImagePreparation:
         for i, image in enumerate(images):
             if image.ndim != 3 or not image.is_floating_point():
                 raise ValueError(f"image {i} of shape {tuple(image.shape)}, {image.dtype}: want (3, H, W), floats.")
-            prepared.append(resize(self._normalise(image), self._draw(training), self.max_size))
+            pixels = normalise(image, self.mean, self.std)
+            prepared.append(resize(pixels, self._draw(training), self.max_size))
             if targets is not None:
                 adapted.append(resize_target(targets[i], shape(image), shape(prepared[-1])))
         batch = ImageBatch(pad(prepared, self.divisor), [shape(p) for p in prepared], [shape(i) for i in images])
         return batch, adapted
 
-    def _normalise(self, image: Tensor) -> Tensor:
-        mean, std = image.new_tensor(self.mean), image.new_tensor(self.std)
-        return (image - mean[:, None, None]) / std[:, None, None]
-
     def _draw(self, training: bool) -> int:
         if not training:
             return self.min_sizes[-1]
         return self.min_sizes[int(torch.empty(1).uniform_(0.0, len(self.min_sizes)))]
+
+
+def normalise(images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:
+    """Pictures (..., 3, H, W) in [0, 1] with each colour's mean subtracted, divided by its standard deviation."""
+    centre, spread = images.new_tensor(mean), images.new_tensor(std)
+    return (images - centre[:, None, None]) / spread[:, None, None]
 
 
 def resize(image: Tensor, min_size: int, max_size: int) -> Tensor:
@@ -91,6 +94,12 @@ def resize_boxes(boxes: Tensor, old: Shape, new: Shape) -> Tensor:
     """Boxes (N, 4) xyxy, pixels of a picture of `old` (height, width), in the pixels of a `new` one."""
     height, width = _ratios(old, new, boxes.device)
     return boxes * torch.stack([width, height, width, height])
+
+
+def in_originals(found: Sequence[Detections], batch: ImageBatch) -> list[Detections]:
+    """Detections of each picture of the batch, with boxes in the pixels of the picture as it was given."""
+    return [{**d, "boxes": resize_boxes(d["boxes"], size, original)}
+            for d, size, original in zip(found, batch.sizes, batch.originals, strict=True)]
 
 
 def resize_keypoints(keypoints: Tensor, old: Shape, new: Shape) -> Tensor:

@@ -53,6 +53,14 @@ def own_random_state(device: torch.device) -> Iterator[None]:
             np.random.set_state(numpy)  # noqa: NPY002
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, torch's global generator begins at `seed`, as for a model's first weights; afterwards it is as before."""
+    with torch.random.fork_rng(devices=[]):  # weights are made on the CPU
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
 @lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, length: int) -> Tensor:
     """The order (length,) in which an epoch goes through a data set: a random permutation of 0 .. length - 1."""

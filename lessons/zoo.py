@@ -1,6 +1,8 @@
 """Finished models by name: `load("rcnn", "lesson")` detects at once."""
 
+import importlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,17 +13,15 @@ from lessons.checkpoints import CheckpointError, Tensors, load_checkpoint, load_
 CHECKPOINTS = Path(__file__).parents[1] / "data" / "checkpoints"
 
 
-def build_rcnn() -> nn.Module:
-    """The R-CNN that notebook 02 builds, untrained."""
-    from lessons.recipes.rcnn import build
+def build_lesson(name: str) -> nn.Module:
+    """A lesson's model, untrained, by its recipe."""
+    return importlib.import_module(f"lessons.recipes.{name}").build()
 
-    return build()
 
+LESSONS = ("rcnn", "small_resnet", "sppnet", "fast_rcnn", "faster_rcnn", "fpn", "mask_rcnn", "keypoint_rcnn")
 
 # every model that can be loaded, and the function that builds it with untrained weights
-MODELS: dict[str, Callable[[], nn.Module]] = {
-    "rcnn": build_rcnn,
-}
+MODELS: dict[str, Callable[[], nn.Module]] = {name: partial(build_lesson, name) for name in LESSONS}
 
 # the reference-size models, built in lessons.published out of this collection's parts
 REFERENCES = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn",

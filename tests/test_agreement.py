@@ -18,7 +18,7 @@ from lessons.metrics import CocoMetrics
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "datasets"
 
 
-def official(detections, targets, kind, labels):
+def official(detections, targets, kind, labels, sigmas=None):
     annotations = []
     for target in targets:
         annotations += coco_annotations(target, len(annotations) + 1)
@@ -37,17 +37,19 @@ def official(detections, targets, kind, labels):
                          "annotations": annotations, "categories": [{"id": label} for label in labels]}
         truth.createIndex()
         evaluation = COCOeval(truth, truth.loadRes(rows), kind)
+        if sigmas is not None:
+            evaluation.params.kpt_oks_sigmas = np.array(sigmas)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     return evaluation.stats
 
 
-def assert_equal_to_official(detections, targets, kind, labels=(1, 2)):
-    metrics = CocoMetrics(kind)
+def assert_equal_to_official(detections, targets, kind, labels=(1, 2), sigmas=None):
+    metrics = CocoMetrics(kind, sigmas)
     metrics.update(detections, targets)
     ours = metrics.compute()
-    expected = official(detections, targets, {"masks": "segm", "keypoints": "keypoints"}[kind], labels)
+    expected = official(detections, targets, {"masks": "segm", "keypoints": "keypoints"}[kind], labels, sigmas)
     assert len(ours) == len(expected) == {"masks": 12, "keypoints": 10}[kind]
     np.testing.assert_allclose(list(ours.values()), expected, rtol=0, atol=1e-9)
     return ours
@@ -124,6 +126,20 @@ def test_keypoints(seed):
     pairs = [random_people(100 * seed + i, i) for i in range(15)]
     ours = assert_equal_to_official(*zip(*pairs, strict=True), "keypoints", labels=(1,))
     assert 0 < ours["AP"] < 1
+
+
+def test_keypoints_with_tolerances_of_their_own():
+    """Four points instead of seventeen."""
+    images = [random_people(seed, seed) for seed in range(15)]
+    four = [[{**thing, "keypoints": thing["keypoints"][:, :4]} for thing in image] for image in images]
+    detections, targets = map(list, zip(*four, strict=True))
+    loose = assert_equal_to_official(detections, targets, "keypoints", (1,), (0.05, 0.1, 0.2, 0.4))
+    strict = assert_equal_to_official(detections, targets, "keypoints", (1,), (0.03,) * 4)
+    assert loose["AP"] > strict["AP"] > 0
+    with pytest.raises(ValueError, match=r"sigmas \[0.1, 0\] for keypoints"):
+        CocoMetrics("keypoints", (0.1, 0))
+    with pytest.raises(ValueError, match=r"sigmas \[0.1\] for boxes"):
+        CocoMetrics("boxes", (0.1,))
 
 
 def test_at_most_twenty_people_in_a_picture_count():

@@ -4,6 +4,7 @@ As a detector's backbone it has no classifier; it returns what its four stages s
 in the papers on detection). `resnet50` has the layers of torchvision's resnet50 under the same names.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -89,25 +90,29 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Pictures (B, 3, H, W) -> [C2, C3, C4, C5], features at strides 4, 8, 16 and 32.
+    """Pictures (B, 3, H, W) -> [C2, C3, ...], the features of its stages, by default at strides 4, 8, 16 and 32.
 
     block: BasicBlock or Bottleneck; depths: blocks in each stage; widths: the blocks' inner channels; norm: makes a
-    normalisation for a number of channels. `channels` lists those of the outputs. Convolutions begin as in He et al.,
-    ICCV 2015 (fan out), so that signals keep their size.
+    normalisation for a number of channels; steps: how much coarser each stage is than the one before. `channels` and
+    `strides` list those of the outputs. Convolutions begin as in He et al., ICCV 2015 (fan out), so that signals keep
+    their size. Raises ValueError where there are not as many widths and steps as depths.
     """
 
     def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int],
-                 widths: Sequence[int] = (64, 128, 256, 512), norm: Norm = nn.BatchNorm2d) -> None:
+                 widths: Sequence[int] = (64, 128, 256, 512), norm: Norm = nn.BatchNorm2d,
+                 steps: Sequence[int] = (1, 2, 2, 2)) -> None:
         super().__init__()
+        if not len(depths) == len(widths) == len(steps):
+            raise ValueError(f"{len(depths)} depths, {len(widths)} widths, {len(steps)} steps: want as many of each.")
         stem = widths[0]
         self.conv1, self.bn1 = nn.Conv2d(3, stem, 7, stride=2, padding=3, bias=False), norm(stem)
         self.relu, self.maxpool = nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1)
         self.channels = [width * block.expansion for width in widths]
+        self.strides = [4 * math.prod(steps[: i + 1]) for i in range(len(steps))]
         before = [stem, *self.channels]
-        self.layer1, self.layer2, self.layer3, self.layer4 = (
-            nn.Sequential(*(block(before[i] if j == 0 else self.channels[i], width, 2 if i and j == 0 else 1, norm)
-                            for j in range(depth)))
-            for i, (depth, width) in enumerate(zip(depths, widths, strict=True)))
+        for i, (depth, width, step) in enumerate(zip(depths, widths, steps, strict=True)):
+            blocks = [block(self.channels[i] if j else before[i], width, 1 if j else step, norm) for j in range(depth)]
+            self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -115,10 +120,21 @@ class ResNet(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         features = []
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = layer(x)
+        for i in range(len(self.channels)):
+            x = self.get_submodule(f"layer{i + 1}")(x)
             features.append(x)
         return features
+
+
+class LastStage(nn.Module):
+    """A body of which a detector sees the last stage alone: pictures (B, 3, H, W) -> [one map], as before pyramids."""
+
+    def __init__(self, body: ResNet) -> None:
+        super().__init__()
+        self.body, self.out_channels, self.strides = body, body.channels[-1], body.strides[-1:]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return self.body(images)[-1:]
 
 
 def shortcut(channels: int, wanted: int, stride: int, norm: Norm) -> nn.Sequential | None:
@@ -131,3 +147,9 @@ def shortcut(channels: int, wanted: int, stride: int, norm: Norm) -> nn.Sequenti
 def resnet50(norm: Norm = nn.BatchNorm2d) -> ResNet:
     """The ResNet with 50 layers (He et al., table 1), untrained."""
     return ResNet(Bottleneck, (3, 4, 6, 3), norm=norm)
+
+
+def small_resnet(steps: Sequence[int] = (1, 2, 2, 2), norm: Norm = nn.BatchNorm2d) -> ResNet:
+    """The lessons' body: as many stages as there are steps, each of one basic block; 1.2 million weights with four."""
+    widths = (48, 96, 144, 192)[: len(steps)]
+    return ResNet(BasicBlock, (1,) * len(steps), widths, norm, steps)

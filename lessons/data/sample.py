@@ -28,7 +28,7 @@ from torch.utils.data import Dataset
 Target = dict[str, Any]  # tensors, except image_id
 Sample = tuple[Tensor, Target]
 Detections = dict[str, Tensor]  # of one picture: boxes (N, 4) xyxy pixels, labels (N,), scores (N,), best first
-PER_PICTURE = ("semantic", "panoptic", "segments")  # entries that do not have one row per box
+PER_PICTURE = ("semantic", "panoptic", "segments", "proposals")  # entries that do not have one row per box
 
 
 class DetectionDataset(Dataset[Sample]):

@@ -23,6 +23,7 @@ from lessons.order import derive_seed
 Transform = Callable[[Tensor, Target], Sample]
 # COCO's 17 person keypoints: nose, then left and right of eyes, ears, shoulders, elbows, wrists, hips, knees, ankles
 COCO_MIRRORED = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
+BOXES = ("boxes", "proposals")  # entries (N, 4) xyxy pixels
 MAPS = ("masks", "semantic", "panoptic")  # entries whose last two dimensions are the picture's
 
 
@@ -57,7 +58,9 @@ class Resize:
         resized = F.resize(tv_tensors.Image(image), list(new), antialias=True).as_subclass(Tensor).clamp(0, 1)
         scale = torch.tensor([new[1] / width, new[0] / height])
         target = dict(target)
-        target["boxes"] = clip_boxes(target["boxes"] * scale.repeat(2), new)  # rounding may lead beyond the border
+        for key in BOXES:
+            if key in target:
+                target[key] = clip_boxes(target[key] * scale.repeat(2), new)  # rounding may lead beyond the border
         for key in MAPS:
             if key in target:
                 target[key] = _resize_map(target[key], new)
@@ -85,12 +88,15 @@ def _resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
 def mirror(image: Tensor, target: Target, mirrored: Sequence[int] = COCO_MIRRORED) -> Sample:
     """The sample seen in a mirror. `mirrored[i]` is the keypoint that takes place i: a left hand becomes a right one.
 
-    x becomes W - x, for boxes and keypoints alike. Raises ValueError where keypoints are not as many as `mirrored`.
+    x becomes W - x, for boxes, proposals and keypoints alike. Raises ValueError where keypoints are not as many as
+    `mirrored`.
     """
     width = image.shape[-1]
     target = dict(target)
-    x1, y1, x2, y2 = target["boxes"].unbind(1)
-    target["boxes"] = torch.stack([width - x2, y1, width - x1, y2], dim=1)
+    for key in BOXES:
+        if key in target:
+            x1, y1, x2, y2 = target[key].unbind(1)
+            target[key] = torch.stack([width - x2, y1, width - x1, y2], dim=1)
     for key in MAPS:
         if key in target:
             target[key] = target[key].flip(-1)
@@ -120,6 +126,30 @@ class RandomMirror:
         with _drawing(self.seed, "mirror", target):
             draw = torch.rand(()).item()
         return mirror(image, target, self.mirrored) if draw < self.probability else (image, target)
+
+
+def extreme_points(image: Tensor, target: Target) -> Sample:
+    """The sample with four keypoints for each object, the ends of its mask: top, left, bottom and right; all visible.
+
+    A side's point is the middle of the mask's outermost row or column (Zhou et al., CVPR 2019, section 4.1). To be used
+    after mirroring, which would need to know that left and right change places.
+    Raises ValueError for a target without masks.
+    """
+    if "masks" not in target:
+        raise ValueError(f"image {target['image_id']} has no masks to take extreme points of.")
+    points = [torch.stack([_ends(mask), _ends(mask.T)]) for mask in target["masks"]]  # (2, 2, 2): axis, end, place
+    found = torch.zeros(len(points), 4, 3)
+    for i, (rows, columns) in enumerate(points):
+        found[i, 0::2, :2] = rows.flip(-1)
+        found[i, 1::2, :2] = columns
+        found[i, :, 2] = 2
+    return image, {**target, "keypoints": found}
+
+
+def _ends(mask: Tensor) -> Tensor:
+    """(2, 2): the middle of the first and of the last row of a mask that hold a pixel, as (row, column), pixels."""
+    rows = torch.where(mask.any(1))[0]
+    return torch.tensor([[row + 0.5, torch.where(mask[row])[0].float().mean() + 0.5] for row in (rows[0], rows[-1])])
 
 
 class ColourJitter:

@@ -4,9 +4,10 @@
 
 What R-CNN did in three stages (fine-tuning, SVMs, regressors) is here one head with a multi-task loss: cross-entropy
 for the class and smooth L1 for the box of that class (section 2.3). Each region's features are cut from a shared map.
+The same head serves Faster R-CNN and Mask R-CNN; `FastRCNN` is the detector whose proposals come from outside.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,9 +17,11 @@ from torch.nn import functional as F
 from lessons.boxes import box_iou, clip_boxes_to_image, remove_small_boxes
 from lessons.coding import decode_boxes, encode_boxes
 from lessons.data.sample import Detections, Target
+from lessons.images import ImagePreparation, in_originals, resize_boxes
 from lessons.losses import smooth_l1_loss
 from lessons.matching import match_boxes, sample_balanced
 from lessons.nms import batched_nms
+from lessons.proposals import selective_search
 from lessons.roi import multiscale_roi_align
 
 
@@ -43,11 +46,13 @@ class FastRCNNHead(nn.Module):
     """
 
     high, low = 0.5, 0.5  # IoU from which a proposal is an object, below which background
+    background_from = 0.0  # IoU from which background is learnt from; 0.1 in the paper, which so looks for hard ones
     batch_size, positive_fraction = 512, 0.25  # proposals of one picture in the loss
     weights = (10.0, 10.0, 5.0, 5.0)  # of the deltas, which makes their variance about 1
     score_threshold, nms_threshold, max_detections = 0.05, 0.5, 100
     min_side, beta = 1e-2, 1 / 9  # pixels; where smooth L1 turns straight
     canonical_size = 224  # pixels; a region of this size is taken from level 4 of a pyramid (FPN, equation 1)
+    pooling: Callable[..., Tensor] = staticmethod(multiscale_roi_align)  # or multiscale_roi_pool, the paper's
 
     def __init__(self, channels: int, num_classes: int, strides: Sequence[int], hidden: int = 1024, side: int = 7
                  ) -> None:
@@ -66,8 +71,8 @@ class FastRCNNHead(nn.Module):
 
     def pool(self, features: Sequence[Tensor], proposals: Sequence[Tensor], side: int | None = None) -> Tensor:
         """(R, C, side, side): each proposal from the level of its size."""
-        return multiscale_roi_align(features[: len(self.strides)], proposals, side or self.side, self.strides,
-                                    canonical_size=self.canonical_size)
+        return self.pooling(features[: len(self.strides)], proposals, side or self.side, self.strides,
+                            canonical_size=self.canonical_size)
 
     def sample(self, proposals: Sequence[Tensor], targets: Sequence[Target]) -> Samples:
         """Proposals to learn from, a quarter of them objects if there are so many; the objects' own boxes are added."""
@@ -75,8 +80,11 @@ class FastRCNNHead(nn.Module):
         for boxes, target in zip(proposals, targets, strict=True):
             truth = target["boxes"].to(boxes.dtype)
             boxes = torch.cat([boxes, truth])
-            matches = match_boxes(box_iou(truth, boxes), self.high, self.low)
+            iou = box_iou(truth, boxes)
+            matches = match_boxes(iou, self.high, self.low)
             labels = class_of(matches, target["labels"])
+            if self.background_from > 0 and len(truth):
+                labels = labels.masked_fill((labels == 0) & (iou.amax(dim=0) < self.background_from), -1)
             chosen = torch.cat(sample_balanced(labels, self.batch_size, self.positive_fraction)).sort().values
             boxes, labels, matched = boxes[chosen], labels[chosen], matches[chosen].clamp(min=0)
             goals = truth[matched] if len(truth) else boxes  # what background should become does not matter
@@ -90,7 +98,7 @@ class FastRCNNHead(nn.Module):
         logits, deltas = self(features, samples.proposals)
         labels, goals = torch.cat(samples.labels), torch.cat(samples.deltas)
         objects = torch.where(labels > 0)[0]
-        own = deltas.view(len(deltas), -1, 4)[objects, labels[objects]]  # the deltas of the right class
+        own = deltas.view(-1, self.num_classes, 4)[objects, labels[objects]]  # the deltas of the right class
         box_loss = smooth_l1_loss(own, goals[objects], beta=self.beta, reduction="sum") / max(len(labels), 1)
         return {"loss_classifier": F.cross_entropy(logits, labels), "loss_box_reg": box_loss}
 
@@ -98,7 +106,7 @@ class FastRCNNHead(nn.Module):
                ) -> list[Detections]:
         """dict(boxes, labels, scores) for each picture of a batch, best first, boxes in the pixels of the batch."""
         logits, deltas = self(features, proposals)
-        boxes = decode_boxes(deltas, torch.cat(list(proposals)), self.weights).view(len(deltas), -1, 4)
+        boxes = decode_boxes(deltas, torch.cat(list(proposals)), self.weights).view(-1, self.num_classes, 4)
         counts = [len(p) for p in proposals]
         return [self.choose(b, s, size) for b, s, size in
                 zip(boxes.split(counts), logits.softmax(-1).split(counts), sizes, strict=True)]
@@ -113,6 +121,63 @@ class FastRCNNHead(nn.Module):
         boxes, scores, labels = boxes[large], scores[large], labels[large]
         keep = batched_nms(boxes, scores, labels, self.nms_threshold)[: self.max_detections]
         return {"boxes": boxes[keep], "labels": labels[keep], "scores": scores[keep]}
+
+
+class FastRCNN(nn.Module):
+    """The whole detector: a backbone, the head, and proposals from outside (section 2).
+
+    model(images, targets) -> dict of losses in training; model(images) -> list of dict(boxes, labels, scores) in
+    evaluation, boxes xyxy in the pixels of the given pictures. Proposals are a target's "proposals" (N, 4), or the
+    argument of that name in evaluation, or else the first `max_proposals` that `propose` finds. backbone: pictures
+    (B, 3, H, W) -> list of maps; the head sees the first `len(head.strides)` of them.
+    """
+
+    def __init__(self, backbone: nn.Module, box_head: FastRCNNHead, prepare: ImagePreparation,
+                 max_proposals: int = 200, propose: Callable[[Tensor], Tensor] = selective_search) -> None:
+        super().__init__()
+        self.backbone, self.box_head, self.prepare = backbone, box_head, prepare
+        self.max_proposals, self.propose = max_proposals, propose
+
+    def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None,
+                proposals: Sequence[Tensor] | None = None) -> dict[str, Tensor] | list[Detections]:
+        if self.training and targets is None:
+            raise ValueError("training needs targets: model(images, targets).")
+        if proposals is None:
+            proposals = [self.proposals(image, target) for image, target in
+                         zip(images, targets or [{}] * len(images), strict=True)]
+        batch, adapted = self.prepare(images, targets if self.training else None, self.training)
+        regions = [resize_boxes(own.to(image), *sizes) for own, image, *sizes in
+                   zip(proposals, images, batch.originals, batch.sizes, strict=True)]
+        features = self.backbone(batch.pixels)
+        if self.training:
+            return self.box_head.loss(features, self.box_head.sample(regions, adapted))
+        return in_originals(self.box_head.detect(features, regions, batch.sizes), batch)
+
+    def proposals(self, image: Tensor, target: Target) -> Tensor:
+        """The proposals (N, 4) of a picture, xyxy in its pixels."""
+        given = target.get("proposals")
+        return self.propose(image)[: self.max_proposals] if given is None else torch.as_tensor(given)
+
+
+def compress_linear(layer: nn.Linear, rank: int) -> nn.Sequential:
+    """Two thin layers that do nearly what one thick layer does, by truncated SVD (section 3.1, equation 5).
+
+    The weights W (u, v) are about U diag(s) V', with the `rank` largest singular values; the first layer is diag(s) V'
+    without a bias, the second U with the layer's own. rank * (u + v) weights take the place of u * v: fewer where
+    rank < u v / (u + v). Of all matrices of this rank the product is nearest to W (Eckart and Young, 1936).
+    Raises ValueError for a rank outside 1 .. min(u, v).
+    """
+    outputs, inputs = layer.weight.shape
+    if not 1 <= rank <= min(outputs, inputs):
+        raise ValueError(f"rank {rank} of weights ({outputs}, {inputs}): want 1 to {min(outputs, inputs)}.")
+    u, s, v = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
+    first, second = nn.Linear(inputs, rank, bias=False).to(u), nn.Linear(rank, outputs, layer.bias is not None).to(u)
+    with torch.no_grad():
+        first.weight.copy_(s[:rank, None] * v[:rank])
+        second.weight.copy_(u[:, :rank])
+        if layer.bias is not None:
+            second.bias.copy_(layer.bias)
+    return nn.Sequential(first, second)
 
 
 def class_of(matches: Tensor, labels: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from lessons.boxes import box_iou, clip_boxes_to_image, remove_small_boxes
 from lessons.coding import decode_boxes, encode_boxes
 from lessons.data.sample import Detections, Target
 from lessons.detectors.fast_rcnn import FastRCNNHead, Samples
-from lessons.images import ImageBatch, ImagePreparation, resize_boxes, shape
+from lessons.images import ImageBatch, ImagePreparation, in_originals, shape
 from lessons.losses import smooth_l1_loss
 from lessons.matching import match_boxes, sample_balanced
 from lessons.nms import batched_nms
@@ -142,17 +142,12 @@ class FasterRCNN(nn.Module):
 
     def detect(self, features: list[Tensor], batch: ImageBatch) -> list[Detections]:
         """Detections of each picture, best first, in its own pixels."""
-        return self.restore(self.find(features, batch), batch)
+        return in_originals(self.find(features, batch), batch)
 
     def find(self, features: list[Tensor], batch: ImageBatch) -> list[Detections]:
         """Detections of each picture, best first, in the pixels of the batch."""
         proposals, _ = self.rpn(features, batch)
         return self.box_head.detect(features, proposals, batch.sizes)
-
-    def restore(self, found: list[Detections], batch: ImageBatch) -> list[Detections]:
-        """The detections with boxes in the pixels of the given pictures."""
-        return [{**d, "boxes": resize_boxes(d["boxes"], size, original)}
-                for d, size, original in zip(found, batch.sizes, batch.originals, strict=True)]
 
 
 def offsets(counts: Sequence[int]) -> list[int]:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from lessons.data.sample import Detections, Target
 from lessons.detectors.fast_rcnn import FastRCNNHead, Samples
 from lessons.detectors.faster_rcnn import FasterRCNN, RegionProposalNetwork
-from lessons.images import ImageBatch, ImagePreparation, resize_keypoints
+from lessons.images import ImageBatch, ImagePreparation, in_originals, resize_keypoints
 from lessons.keypoints import heatmaps_to_keypoints, keypoint_loss
 from lessons.masks import mask_loss, mask_probabilities, paste_masks
 
@@ -78,7 +78,7 @@ class MaskRCNN(FasterRCNN):
         logits = self.mask_head(self.box_head.pool(features, boxes, self.mask_head.side))
         masks = mask_probabilities(logits, [d["labels"] for d in found])
         return [{**d, "masks": paste_masks(mask, d["boxes"], original)}
-                for d, mask, original in zip(self.restore(found, batch), masks, batch.originals, strict=True)]
+                for d, mask, original in zip(in_originals(found, batch), masks, batch.originals, strict=True)]
 
 
 class KeypointRCNN(FasterRCNN):
@@ -102,7 +102,7 @@ class KeypointRCNN(FasterRCNN):
         maps = self.keypoint_head(self.box_head.pool(features, boxes, self.keypoint_head.side))
         counts = [len(b) for b in boxes]
         detections = []
-        for d, b, m, size, original in zip(self.restore(found, batch), boxes, maps.split(counts), batch.sizes,
+        for d, b, m, size, original in zip(in_originals(found, batch), boxes, maps.split(counts), batch.sizes,
                                            batch.originals, strict=True):
             points, scores = heatmaps_to_keypoints(m, b)
             detections.append({**d, "keypoints": resize_keypoints(points, size, original), "keypoints_scores": scores})

@@ -16,25 +16,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 from tqdm import tqdm
 
 from lessons.backbones.alexnet import SmallAlexNet
 from lessons.callbacks import Callback, History
 from lessons.checkpoints import data_hash, load_checkpoint, save_checkpoint
 from lessons.data.catalogue import open_dataset
+from lessons.data.crops import Crops, stack_crops
 from lessons.data.proposed import WithProposals
 from lessons.data.sample import DetectionDataset
-from lessons.data.scenes import CLASSES, compose_crop
+from lessons.data.scenes import CLASSES
 from lessons.data.transforms import Resize
-from lessons.detectors.rcnn import (
-    RCNN,
-    describe_regions,
-    set_feature_norms,
-    train_box_regressors,
-    train_svms,
-)
+from lessons.detectors.rcnn import RCNN
+from lessons.detectors.svm_detector import SVMDetector
+from lessons.detectors.svm_fitting import describe_regions, set_feature_norms, train_box_regressors, train_svms
 from lessons.evaluation import evaluate, move
+from lessons.order import seeded
 from lessons.schedules import cosine
 from lessons.training import Trainer
 from lessons.zoo import CHECKPOINTS
@@ -60,27 +58,8 @@ PROPOSALS = {"scenes": 200, "photographs": 400}  # that are looked at in each im
 
 def build(num_classes: int = len(CLASSES), seed: int = 0) -> RCNN:
     """The lesson's R-CNN, untrained, its first weights drawn from `seed`. num_classes counts the background."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         return RCNN(SmallAlexNet(num_classes))
-
-
-class Crops(Dataset):
-    """Single-object crops of the embedded photographs and their labels, made when first asked for, then kept."""
-
-    def __init__(self, length: int, size: int, split: str = "train", seed: int = 0) -> None:
-        self.length, self.size, self.split, self.seed = length, size, split, seed
-        self.made: dict[int, tuple[Tensor, int]] = {}
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        if index not in self.made:
-            crop, label = compose_crop(self.split, index, self.seed, self.size)
-            self.made[index] = (crop * 255).round().byte(), label  # a quarter of the memory; crops are made of bytes
-        crop, label = self.made[index]
-        return crop.float() / 255, label
 
 
 class CropClassifier(nn.Module):
@@ -111,35 +90,29 @@ def pre_train(model: RCNN, plan: Plan, seed: int = 0, folder: Path | None = None
     return trainer.run(resume)
 
 
-def stack_crops(samples: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    """A batch of crops (B, 3, S, S) and their labels (B,)."""
-    crops, labels = zip(*samples, strict=True)
-    return torch.stack(crops), torch.tensor(labels)
-
-
-def fine_tune(model: RCNN, data: WithProposals, steps: int, seed: int = 0, folder: Path | None = None,
+def fine_tune(model: SVMDetector, data: WithProposals, steps: int, seed: int = 0, folder: Path | None = None,
               resume: bool = False, device: str | None = None, callbacks: Sequence[Callback] = ()) -> History:
     """Teaches the CNN to classify proposals, 32 of objects and 96 of background at a time, with a new last layer.
 
-    Departs from the paper: AdamW at half the learning rate of pre-training instead of SGD at a tenth of it; a batch's
-    proposals come from 8 images instead of from all.
+    What requires no gradient (SPPnet's convolutions) stays. Departs from the paper: AdamW at half the learning rate of
+    pre-training instead of SGD at a tenth of it; a batch's proposals come from 8 images instead of from all.
     """
     generator = torch.Generator().manual_seed(seed)
-    last = model.backbone.fc8
+    last = model.last_layer
     with torch.no_grad():
         last.weight.copy_(torch.randn(last.weight.shape, generator=generator) * 0.01)
         last.bias.zero_()
-    optimizer = torch.optim.AdamW(model.backbone.parameters(), lr=5e-4, weight_decay=0.01)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-4, weight_decay=0.01)
     trainer = Trainer(model, optimizer, data, batch_size=IMAGES_PER_STEP, steps=steps, seed=seed,
                       schedule=cosine(steps, warmup=min(10, steps // 4)), device=device, callbacks=callbacks,
                       folder=folder and folder / "fine_tuning")
     return trainer.run(resume)
 
 
-def fit(model: RCNN, data: WithProposals, count: int | None = None, progress: bool = True) -> None:
+def fit(model: SVMDetector, data: WithProposals, count: int | None = None, progress: bool = True) -> None:
     """Fits SVMs and box regressors to the features of the first `count` images, by default all."""
     model.eval()
-    device = model.mean.device
+    device = model.svm_weight.device
     regions = []
     for index in tqdm(range(len(data) if count is None else count), "features", ascii=True, ncols=100, mininterval=1.0,
                       disable=not progress):
@@ -201,7 +174,7 @@ def train(dataset: str = "scenes", profile: str = "short", resume: bool = False,
     return model
 
 
-def measure(model: RCNN, dataset: str, images: int) -> dict[str, dict[str, float]]:
+def measure(model: SVMDetector, dataset: str, images: int) -> dict[str, dict[str, float]]:
     """COCO's numbers on the first `images` of each validation split that the set has."""
     splits = ("val", "val_unknown") if dataset == "scenes" else ("val",)
     return {split: evaluate(model, first(open_small(dataset, split), images)) for split in splits}

@@ -277,7 +277,7 @@ show_source(SmallAlexNet.features)
 # %%
 # NBVAL_CHECK_OUTPUT
 from lessons.boxes import box_iou
-from lessons.detectors.rcnn import class_overlaps, fine_tuning_labels
+from lessons.detectors.svm_detector import class_overlaps, fine_tuning_labels
 
 truth, labels = scene_target["boxes"], scene_target["labels"]
 found = selective_search(scene)[:200]
@@ -307,7 +307,7 @@ show(figure, alt="The proposals of one scene in three groups by their overlap wi
 
 # %%
 # NBVAL_CHECK_OUTPUT
-from lessons.detectors.rcnn import sample_fine_tuning_batch
+from lessons.detectors.svm_detector import sample_fine_tuning_batch
 
 many_labels = torch.zeros(2000, dtype=torch.int64)
 many_labels[:70] = 3  # 3.5 % positives, as among real proposals
@@ -321,7 +321,7 @@ print("positives", int((many_labels[batch] > 0).sum()), "backgrounds", int((many
 # Nearly all proposals are easy background; the SVM needs the *hard* ones. So: train, look for negatives that score above −1, add them, train again. Once through the data is enough.
 
 # %% tags=["nbval-ignore-output"]
-from lessons.detectors.rcnn import mine_hard_negatives
+from lessons.detectors.svm_fitting import mine_hard_negatives
 
 show_source(mine_hard_negatives)
 
@@ -352,7 +352,7 @@ print("t =", [round(value, 4) for value in t[0].tolist()], "and back:", [round(v
 # $\mathbf{w} = (X^\top X + \lambda I)^{-1} X^\top T$. By hand on 30 pairs with 5 features, against the library:
 
 # %%
-from lessons.detectors.rcnn import fit_box_regression
+from lessons.detectors.svm_fitting import fit_box_regression
 
 generator = torch.Generator().manual_seed(0)
 features = torch.randn(30, 5, generator=generator, dtype=torch.float64)
@@ -371,7 +371,8 @@ torch.testing.assert_close(bias, T.mean(0) - weight @ features.mean(0))
 # Everything is there. Read the two methods that detect; they are the figure of section 2 in code.
 
 # %% tags=["nbval-ignore-output"]
-from lessons.detectors.rcnn import RCNN, suppress
+from lessons.detectors.rcnn import RCNN
+from lessons.detectors.svm_detector import suppress
 
 show_source(RCNN.regions, suppress)
 

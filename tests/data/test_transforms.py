@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from lessons.data import open_dataset
 from lessons.data.sample import collate
 from lessons.data.scenes import compose_scene
-from lessons.data.transforms import COCO_MIRRORED, ColourJitter, Compose, RandomMirror, Resize, mirror
+from lessons.data.transforms import COCO_MIRRORED, ColourJitter, Compose, RandomMirror, Resize, extreme_points, mirror
 from lessons.order import SampleStream
 
 
@@ -173,3 +173,22 @@ def test_bad_settings_are_named():
         Resize(0)
     with pytest.raises(ValueError, match="probability 2"):
         RandomMirror(2)
+
+
+def test_extreme_points_are_the_ends_of_the_mask():
+    mask = torch.zeros(8, 10, dtype=torch.bool)
+    mask[2, 4:7] = mask[3:6, 5] = mask[4, 1:9] = True
+    target = {"masks": torch.stack([mask, mask.flip(1)]), "image_id": 0}
+    points = extreme_points(torch.zeros(3, 8, 10), target)[1]["keypoints"]
+    assert points[0].tolist() == [[5.5, 2.5, 2], [1.5, 4.5, 2], [5.5, 5.5, 2], [8.5, 4.5, 2]]  # top left bottom right
+    assert points[1, [0, 2], 0].tolist() == [4.5, 4.5]
+    assert extreme_points(torch.zeros(3, 8, 10), {"masks": mask[None][:0], "image_id": 0})[1]["keypoints"].shape == (0, 4, 3)
+    with pytest.raises(ValueError, match="image 7 has no masks"):
+        extreme_points(torch.zeros(3, 8, 10), {"image_id": 7})
+
+
+def test_extreme_points_lie_on_the_borders_of_the_boxes():
+    _, target = extreme_points(*compose_scene("val", 3))
+    points, (x1, y1, x2, y2) = target["keypoints"], target["boxes"].unbind(1)
+    ends = torch.stack([points[:, 0, 1] - 0.5, points[:, 1, 0] - 0.5, points[:, 2, 1] + 0.5, points[:, 3, 0] + 0.5])
+    assert torch.equal(ends, torch.stack([y1, x1, y2, x2]))

@@ -12,22 +12,17 @@ from lessons.backbones.alexnet import SmallAlexNet
 from lessons.boxes import box_iou
 from lessons.coding import encode_boxes
 from lessons.data.scenes import compose_scene
-from lessons.detectors.rcnn import (
-    RCNN,
-    class_overlaps,
+from lessons.detectors.rcnn import RCNN, enlarge_for_context, warp_crops
+from lessons.detectors.svm_detector import class_overlaps, fine_tuning_labels, sample_fine_tuning_batch, suppress
+from lessons.detectors.svm_fitting import (
     describe_regions,
-    enlarge_for_context,
-    fine_tuning_labels,
     fit_box_regression,
     fit_svm,
     mine_hard_negatives,
-    sample_fine_tuning_batch,
     set_feature_norms,
-    suppress,
     svm_examples,
     train_box_regressors,
     train_svms,
-    warp_crops,
 )
 
 

@@ -8,11 +8,12 @@ import torch
 
 from lessons import zoo
 from lessons.checkpoints import CheckpointError, data_hash, load_checkpoint
+from lessons.data.crops import Crops
 from lessons.data.proposed import WithProposals
 from lessons.data.sample import DetectionDataset
 from lessons.data.scenes import Scenes, compose_crop, compose_scene
 from lessons.recipes import rcnn
-from lessons.recipes.rcnn import Crops, Plan, adapt, build, first, fit, pre_train, start_from_pre_trained, train
+from lessons.recipes.rcnn import Plan, adapt, build, first, fit, pre_train, start_from_pre_trained, train
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "datasets"
 TINY = Plan(crops=40, pre_training_steps=2, images=3, fine_tuning_steps=2, fitted=3, measured=2)

@@ -1,0 +1,31 @@
+"""How many proposals does Fast R-CNN need? (section 5.5 and figure 3: mAP rises, then falls a little)"""
+
+from collections.abc import Sequence
+
+import torch
+
+from experiments.fast_rcnn_training import PRE_TRAINED, detect, measure, multi_task, size_of, validation
+from experiments.record import Numbers, wins
+from lessons.proposals import proposal_recall
+
+__all__ = ["PRE_TRAINED"]
+CLAIM = "AP rises with the number of proposals and saturates."
+COUNTS = (10, 25, 50, 100, 200, 400)
+
+
+def run(seed: int, short: bool = False) -> Numbers:
+    """AP of one detector, trained on 200 boxes a scene, on the first n, and the share of objects that these cover."""
+    size = size_of(short)
+    model, data = multi_task(seed, size), validation(seed, size)
+    targets = [data[index][1] for index in range(len(data))]
+    recall = proposal_recall([torch.as_tensor(t["proposals"]) for t in targets], [t["boxes"] for t in targets], COUNTS)
+    return {f"{n} boxes": {"recall": round(share, 4)} | measure(detect(model, data, n), data)
+            for n, share in zip(COUNTS, recall.tolist(), strict=True)}
+
+
+def verdict(per_seed: Sequence[Numbers]) -> dict[str, bool]:
+    """Rising, and saturation."""
+    first = [one["100 boxes"]["AP"] - one["25 boxes"]["AP"] for one in per_seed]
+    last = [one["400 boxes"]["AP"] - one["100 boxes"]["AP"] for one in per_seed]
+    return {"100 boxes beat 25": wins(per_seed, "100 boxes", "25 boxes"),
+            "the step from 25 to 100 gains more than that from 100 to 400": sum(first) > sum(last)}

@@ -1,0 +1,139 @@
+"""How the detectors are trained that learn all their parts at once, from one sum of losses (Fast R-CNN and after).
+
+A recipe says how its detector is built and how much of everything a profile takes; `train_jointly` does the rest:
+the pre-trained body, the data, the loop, the measuring, the checkpoint and its card.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Subset
+
+from lessons.callbacks import Callback, History
+from lessons.checkpoints import data_hash, save_checkpoint
+from lessons.data.catalogue import open_dataset
+from lessons.data.proposed import WithProposals
+from lessons.data.sample import DetectionDataset
+from lessons.data.scenes import Scenes
+from lessons.data.transforms import Compose, RandomMirror, Resize, Transform
+from lessons.evaluation import evaluate
+from lessons.metrics import CocoMetrics
+from lessons.recipes.small_resnet import start_from_pre_trained
+from lessons.schedules import cosine
+from lessons.training import Trainer
+from lessons.zoo import CHECKPOINTS
+
+Metrics = Mapping[str, Callable[[], Any]]  # what is measured, and what makes the object that measures it
+BOXES: Metrics = {"boxes": CocoMetrics}
+SIDES = {"scenes": 160, "nuclei": 256}  # the short side, in pixels, at which a set is looked at; 240 for others
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything a profile takes."""
+
+    images: int  # different pictures; a set that has fewer gives all it has
+    steps: int
+    measured: int  # pictures of each validation split
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+
+
+def train_jointly(name: str, build: Callable[..., nn.Module], plan: Plan, dataset: str = "scenes",
+                  is_lesson: bool = False, resume: bool = False, device: str | None = None, seed: int = 0,
+                  folder: str | Path | None = None, transform: Transform | None = None,
+                  metrics: Metrics = BOXES, proposals: int = 0) -> nn.Module:
+    """Builds the detector, trains and measures it; returns it on the CPU, in evaluation mode.
+
+    build(num_classes, seed, side) makes it untrained. transform: what a sample needs besides being mirrored at random;
+    metrics: what is measured; proposals: how many of Selective Search every training sample carries, for detectors that
+    make none of their own; with `resume` they are kept in `folder`. The checkpoint goes into `folder` and, for a
+    lesson's own, into data/checkpoints.
+    """
+    began, folder = time.perf_counter(), None if folder is None else Path(folder)
+    data: DetectionDataset = open_for_training(dataset, plan.images, transform)
+    if proposals:
+        file = folder / "proposals.safetensors" if folder and resume else None
+        data = open_with_proposals(dataset, plan.images, proposals, file)
+    model = build(num_classes=len(data.classes), seed=seed, side=side_of(dataset))
+    start_from_pre_trained(model.backbone.body)  # type: ignore[arg-type, union-attr]
+    fit(model, data, plan, seed, folder, resume, device)
+    model.to("cpu").eval()
+    seconds, found = round(time.perf_counter() - began), measure(model, dataset, plan.measured, transform, metrics)
+    print(summary(found))
+    data.transform = None  # the card tells the pictures, not how they fell
+    card = {"seed": seed, "data": data_hash(data), "plan": asdict(plan), "steps": plan.steps, "seconds": seconds,
+            "device": str(device or "fastest"), "metrics": found}
+    for path in (folder and folder / f"{name}.safetensors", is_lesson and CHECKPOINTS / f"{name}.safetensors"):
+        if path:
+            save_checkpoint(path, model.state_dict(), card, torch.float16)
+    return model
+
+
+def fit(model: nn.Module, data: DetectionDataset, plan: Plan, seed: int = 0, folder: Path | None = None,
+        resume: bool = False, device: str | None = None, callbacks: Sequence[Callback] = (), progress: bool = True
+        ) -> History:
+    """The loop that notebooks show: AdamW, a warm-up, then half a cosine down to 0; long gradients are shortened."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=plan.learning_rate,
+                                  weight_decay=0.05)
+    trainer = Trainer(model, optimizer, data, batch_size=plan.batch_size, steps=plan.steps, seed=seed,
+                      schedule=cosine(plan.steps, warmup=min(100, plan.steps // 4)), clip_norm=5.0, device=device,
+                      callbacks=callbacks, folder=folder and folder / "training", progress=progress)
+    return trainer.run(resume)
+
+
+def open_for_training(dataset: str, images: int, transform: Transform | None = None) -> DetectionDataset:
+    """The training split at the lessons' size: scenes as many as wanted, other sets at most all; mirrored at random."""
+    data: DetectionDataset = Scenes("train", length=images) if dataset == "scenes" else open_dataset(dataset, "train")
+    data.transform = Compose([*_transforms(dataset), RandomMirror(), *([transform] if transform else [])])
+    return data
+
+
+def open_with_proposals(dataset: str, images: int, count: int, file: Path | None = None) -> WithProposals:
+    """The training split with Selective Search's first `count` boxes of each picture; mirrored, with them, at random.
+
+    The search takes a quarter of a second for a scene; `file` keeps what it found.
+    """
+    data = open_for_training(dataset, images)
+    data.transform = Compose(_transforms(dataset))
+    found = WithProposals(data, min(images, len(data)), count).prepare(file)
+    found.transform = RandomMirror()
+    return found
+
+
+def open_for_measuring(dataset: str, split: str, transform: Transform | None = None) -> DetectionDataset:
+    """A split at the lessons' size, as it is."""
+    data = open_dataset(dataset, split)
+    data.transform = Compose([*_transforms(dataset), *([transform] if transform else [])])
+    return data
+
+
+def _transforms(dataset: str) -> list[Transform]:
+    return [] if dataset == "scenes" else [Resize(side_of(dataset))]
+
+
+def side_of(dataset: str) -> int:
+    """The short side, in pixels, at which the lessons look at a data set."""
+    return SIDES.get(dataset, 240)
+
+
+def measure(model: nn.Module, dataset: str, images: int, transform: Transform | None = None,
+            metrics: Metrics = BOXES) -> dict[str, Any]:
+    """COCO's numbers on the first `images` of each validation split: "val", and what is not boxes as "val masks"."""
+    results: dict[str, Any] = {}
+    for split in ("val", "val_unknown") if dataset == "scenes" else ("val",):
+        data = open_for_measuring(dataset, split, transform)
+        some = Subset(data, range(min(images, len(data))))
+        for kind, metric in metrics.items():
+            results[split if kind == "boxes" else f"{split} {kind}"] = evaluate(model, some, metric)
+    return results
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """One line for each thing measured: AP and AP50."""
+    return "\n".join(f"{name:20} AP {m['AP']:.3f}  AP50 {m['AP50']:.3f}" for name, m in metrics.items())
