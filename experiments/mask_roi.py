@@ -14,7 +14,7 @@ from experiments.mask_training import PRE_TRAINED, SIDE, STRIDES, fit, measure, 
 from experiments.record import Numbers, wins
 from lessons.roi import roi_align, roi_pool, round_half_away
 
-CLAIM = "Masks gain from regions that are not rounded, the more the coarser the map; maximum or average does not matter."
+CLAIM = "Masks gain from regions that are not rounded, most on coarse maps; maximum or average does not matter."
 BOTH = "align 4", "align 8", "align 16", "align 32", "pool 4", "pool 8", "pool 16", "pool 32"
 
 
@@ -39,7 +39,7 @@ def maximum(maps: Tensor, boxes: list[Tensor], scale: float) -> Tensor:
 
 
 def nearest(maps: Tensor, boxes: list[Tensor], scale: float) -> Tensor:
-    """The four samples of RoIAlign, each the value of the nearest cell instead of a bilinear one; nothing else rounded."""
+    """RoIAlign with the value of the nearest cell at each of the four places instead of a bilinear one."""
     image = torch.arange(len(boxes)).repeat_interleave(torch.tensor([len(b) for b in boxes]))
     x1, y1, x2, y2 = (torch.cat(boxes) * scale)[..., None].unbind(1)
     steps = (torch.arange(2 * SIDE) + 0.5) / (2 * SIDE)
@@ -76,7 +76,7 @@ def verdict(per_seed: Sequence[Numbers]) -> dict[str, bool]:
             "maximum and average differ by less than a quarter of the gain at stride 16": tie < gain[16] / 4,
             "RoIAlign beats RoIWarp at stride 16": wins(per_seed, "align 16", "warp 16", "IoU"),
             "bilinear beats nearest at stride 16": wins(per_seed, "align 16", "nearest 16", "IoU"),
-            "nearest without rounded corners beats RoIPool at stride 16": wins(per_seed, "nearest 16", "pool 16", "IoU")}
+            "nearest samples beat RoIPool at stride 16": wins(per_seed, "nearest 16", "pool 16", "IoU")}
 
 
 __all__ = ["CLAIM", "POOLINGS", "PRE_TRAINED", "run", "verdict"]

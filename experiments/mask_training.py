@@ -1,7 +1,7 @@
 """What the experiments on masks share: maps of scenes, heads that learn to draw in true boxes, and their measurement.
 
-All but the question is held still. The body is the lessons' pre-trained one and does not learn; boxes are the true ones,
-shaken in training as proposals are; only a small mask head learns. A seed draws other scenes and another training.
+All but the question is held still. The body is the lessons' pre-trained one and does not learn; boxes are the true
+ones, shaken in training as proposals are; only a small mask head learns. A seed draws other scenes and batches.
 """
 
 from collections.abc import Callable, Iterator
@@ -127,8 +127,8 @@ def measure(head: nn.Module, pool: Pooling, data: Scene, stride: int,
         metrics.update([{"boxes": boxes, "labels": labels, "scores": torch.ones(len(labels)), "masks": masks}],
                        [{"boxes": boxes, "labels": labels, "masks": truth, "area": truth.flatten(1).sum(1).float(),
                          "iscrowd": torch.zeros_like(labels), "image_id": i}])
-    found = metrics.compute()
-    return {"IoU": round(float(torch.cat(overlaps).mean()), 4)} | {k: round(found[k], 4) for k in ("AP", "AP50", "AP75")}
+    found = {"IoU": float(torch.cat(overlaps).mean())} | metrics.compute()
+    return {key: round(found[key], 4) for key in ("IoU", "AP", "AP50", "AP75")}
 
 
 def mask_iou(a: Tensor, b: Tensor) -> Tensor:
