@@ -48,6 +48,8 @@ data: $(VENV)/.lab
 
 benchmarks: $(VENV)/.lab
 	$(BIN)/python -m benchmarks ops
+	$(BIN)/python -m benchmarks models
+	$(BIN)/python -m benchmarks parity --dtype float32
 	$(BIN)/python -m benchmarks metrics
 	$(BIN)/python -m benchmarks proposals
 
