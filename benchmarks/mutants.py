@@ -162,7 +162,7 @@ MUTANTS = (
     Mutant("focal_alpha_swapped", "losses.py", "test_losses.py", "alpha weighs the background, 1 - alpha the objects.",
            "(alpha * right + (1 - alpha) * (1 - right))", "((1 - alpha) * right + alpha * (1 - right))"),
     Mutant("focal_ignores_gamma", "losses.py", "test_losses.py", "Easy examples cost what they always did.",
-           "loss = cross_entropy * (gamma * log_wrong).exp()", "loss = cross_entropy"),
+           "loss = cross_entropy * wrong.clamp(min=torch.finfo(wrong.dtype).tiny) ** gamma", "loss = cross_entropy"),
     Mutant("smooth_l1_ignores_beta", "losses.py", "test_losses.py", "The parabola always ends at 1.",
            "torch.where(distance < beta, 0.5 * distance**2 / beta, distance - 0.5 * beta)",
            "torch.where(distance < 1, 0.5 * distance**2, distance - 0.5)"),

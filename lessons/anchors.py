@@ -42,13 +42,15 @@ def pyramid_anchors(features: Sequence[Tensor], image_size: tuple[int, int], siz
 
     image_size: (height, width) of the batch, pixels; a map's stride is image size // map size, as in torchvision's
     AnchorGenerator. sizes: for each map those of its anchors, pixels; aspect_ratios: height / width, for all maps.
-    Raises ValueError where there are not as many maps as lists of sizes, and as `anchor_grid`.
+    Raises ValueError where there are not as many maps as lists of sizes, for a map without cells, and as `anchor_grid`.
     """
     if len(features) != len(sizes):
         raise ValueError(f"{len(features)} feature maps for anchors of {len(sizes)} levels.")
     grids = []
     for feature, own in zip(features, sizes, strict=True):
         height, width = feature.shape[-2:]
+        if not height * width:
+            raise ValueError(f"feature map of shape {tuple(feature.shape)}: want at least one cell.")
         stride = image_size[0] // height, image_size[1] // width
         grids.append(anchor_grid((height, width), stride, own, aspect_ratios, dtype=feature.dtype,
                                  device=feature.device))
@@ -58,8 +60,10 @@ def pyramid_anchors(features: Sequence[Tensor], image_size: tuple[int, int], siz
 def by_anchor(prediction: Tensor, numbers: int) -> Tensor:
     """(B, A * numbers, H, W) of a convolution -> (B, H * W * A, numbers), in the order of `anchor_grid`.
 
-    Raises ValueError for channels that `numbers` does not divide.
+    Raises ValueError for another shape and for channels that `numbers` does not divide.
     """
+    if prediction.ndim != 4 or numbers < 1:
+        raise ValueError(f"prediction of shape {tuple(prediction.shape)}, {numbers} numbers: want (B, C, H, W), >= 1.")
     images, channels, height, width = prediction.shape
     if channels % numbers:
         raise ValueError(f"{channels} channels are no multiple of {numbers} numbers for each anchor.")

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lessons.devices import check_device
+
 Attended = tuple[Tensor, Tensor | None]  # what a block gives, and the weights of its attention if they are wanted
 
 
@@ -53,7 +55,8 @@ class MultiHeadAttention(nn.Module):
     are bool, True = must not be seen, or are added to the scores.
     Departs from torch.nn: a query that may see no key has weights 0 and gets out_proj.bias, with weights (there NaN)
     and without; weights are not averaged over the heads.
-    Raises ValueError for an embed_dim that the heads cannot share, a dropout outside [0, 1], shapes that do not fit.
+    Raises ValueError for an embed_dim that the heads cannot share, a dropout outside [0, 1], shapes or devices that do
+    not fit.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
@@ -70,6 +73,8 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,
                 attn_mask: Tensor | None = None, need_weights: bool = False) -> Attended:
+        check_device(query=query, key=key, value=value, key_padding_mask=key_padding_mask, attn_mask=attn_mask,
+                     parameters=self.in_proj_weight)
         self._check(query, key, value)
         projections = zip(self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
         q, k, v = (F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, ., d)
@@ -232,7 +237,12 @@ class TransformerDecoder(nn.Module):
 
 
 def _placed(x: Tensor, pos: Tensor | None) -> Tensor:
-    return x if pos is None else x + pos
+    if pos is None:
+        return x
+    check_device(features=x, positions=pos)
+    if pos.shape[-2:] != x.shape[-2:]:
+        raise ValueError(f"positions of shape {tuple(pos.shape)} for features of shape {tuple(x.shape)}.")
+    return x + pos
 
 
 def _stack(layer: nn.Module, count: int) -> nn.ModuleList:

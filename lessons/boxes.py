@@ -11,19 +11,25 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-FORMATS = ("xyxy", "xywh", "cxcywh")
+from lessons.devices import check_device
+from lessons.rotated import ROTATED, rotated_convert, rotated_iou
+
+FORMATS = ("xyxy", "xywh", "cxcywh")  # of upright boxes
 
 
 def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
     """Boxes (..., 4) from one format into another: xyxy, xywh (corner and size) or cxcywh (centre and size).
 
-    Units stay what they are. Differentiable. Raises ValueError for another format or a last dimension that is not 4.
+    Or rotated ones, (..., 5) xywhr and cxcywhr and (..., 8) xyxyxyxy, see lessons.rotated. Units stay what they are.
+    Differentiable. Raises ValueError for another format, a last dimension that does not fit it, and from upright boxes
+    to rotated ones or back.
     """
     for fmt in (in_fmt, out_fmt):
-        if fmt not in FORMATS:
-            raise ValueError(f"box format {fmt!r} is none of {', '.join(FORMATS)}.")
-    if boxes.shape[-1] != 4:
-        raise ValueError(f"boxes of shape {tuple(boxes.shape)}: the last dimension must be 4.")
+        if fmt not in (*FORMATS, *ROTATED):
+            raise ValueError(f"box format {fmt!r} is none of {', '.join((*FORMATS, *ROTATED))}.")
+    if in_fmt in ROTATED or out_fmt in ROTATED:
+        return rotated_convert(boxes, in_fmt, out_fmt)
+    _check_four(boxes)
     if in_fmt == out_fmt:
         return boxes.clone()
     a, b, c, d = boxes.unbind(-1)
@@ -42,7 +48,10 @@ def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
 
 
 def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
-    """Area (..., N) of boxes (..., N, 4), square pixels. Raises ValueError for x2 < x1, y2 < y1, NaN or infinity."""
+    """Area (..., N) of boxes (..., N, 4), square pixels; fmt xyxy, xywh or cxcywh.
+
+    Raises ValueError for x2 < x1, y2 < y1, NaN, infinity and for another format.
+    """
     _corners(boxes, fmt)
     a, b, c, d = _upcast(boxes).unbind(-1)
     return (c - a) * (d - b) if fmt == "xyxy" else c * d
@@ -52,10 +61,13 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
     """Intersection over union of every pair (Everingham et al., IJCV 2010, section 4.2), in [0, 1].
 
     boxes1 (..., N, 4), boxes2 (..., M, 4) -> (..., N, M). Empty N or M give an empty result; two boxes without area
-    give 0 / 0 = NaN, as torchvision does. Differentiable, with gradient 0 for boxes that do not touch.
-    Raises ValueError for a box with x2 < x1, y2 < y1, NaN or infinity.
+    give 0 / 0 = NaN, as torchvision does. Differentiable, with gradient 0 for boxes that do not touch. fmt is one of
+    `box_convert`'s formats, also of rotated boxes (see `rotated_iou`).
+    Raises ValueError for another format, tensors on two devices, a box with x2 < x1, y2 < y1, NaN or infinity.
     """
-    intersection = _intersection(_corners(boxes1, fmt), _corners(boxes2, fmt))
+    if fmt in ROTATED:
+        return rotated_iou(rotated_convert(boxes1, fmt, "cxcywhr"), rotated_convert(boxes2, fmt, "cxcywhr"))
+    intersection = _intersection(*_pair(boxes1, boxes2, fmt))
     area1, area2 = box_area(boxes1, fmt), box_area(boxes2, fmt)
     return intersection / (area1[..., :, None] + area2[..., None, :] - intersection)
 
@@ -66,7 +78,7 @@ def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     (..., N, 4), (..., M, 4) xyxy pixels -> (..., N, M). Rezatofighi et al., CVPR 2019, algorithm 1. Its gradient is
     not 0 for disjoint boxes. Raises ValueError as `box_iou`.
     """
-    boxes1, boxes2 = _corners(boxes1), _corners(boxes2)
+    boxes1, boxes2 = _pair(boxes1, boxes2)
     intersection, union = _intersection_and_union(boxes1, boxes2)
     width, height = _enclosing_size(boxes1, boxes2)
     enclosing = width * height
@@ -79,7 +91,7 @@ def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
     (..., N, 4), (..., M, 4) xyxy pixels -> (..., N, M). Zheng et al., AAAI 2020, equations 6 and 7. `eps` keeps the
     diagonal of two equal points from 0. Raises ValueError as `box_iou`.
     """
-    boxes1, boxes2 = _upcast(_corners(boxes1)), _upcast(_corners(boxes2))
+    boxes1, boxes2 = map(_upcast, _pair(boxes1, boxes2))
     intersection, union = _intersection_and_union(boxes1, boxes2)
     return intersection / union - _centre_penalty(boxes1, boxes2, eps)
 
@@ -90,7 +102,7 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
     (..., N, 4), (..., M, 4) xyxy pixels -> (..., N, M). v = 4 / pi^2 (arctan(w1 / h1) - arctan(w2 / h2))^2 and
     alpha = v / (1 - IoU + v), held constant in the gradient as the paper does. Raises ValueError as `box_iou`.
     """
-    boxes1, boxes2 = _upcast(_corners(boxes1)), _upcast(_corners(boxes2))
+    boxes1, boxes2 = map(_upcast, _pair(boxes1, boxes2))
     intersection, union = _intersection_and_union(boxes1, boxes2)
     iou = intersection / union
     width1, height1 = (boxes1[..., :, None, 2:] - boxes1[..., :, None, :2]).unbind(-1)
@@ -102,14 +114,26 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tenso
 
 
 def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes (..., 4) xyxy pixels moved into an image of size (height, width); one outside becomes a line or a point."""
+    """Boxes (..., 4) xyxy pixels moved into an image of size (height, width); one outside becomes a line or a point.
+
+    Raises ValueError for a last dimension that is not 4 and a negative size.
+    """
+    _check_four(boxes)
     height, width = size
+    if not (height >= 0 and width >= 0):
+        raise ValueError(f"size {tuple(size)}: want a height and a width >= 0.")
     x, y = boxes[..., 0::2].clamp(min=0, max=width), boxes[..., 1::2].clamp(min=0, max=height)
     return torch.stack([x, y], dim=-1).reshape(boxes.shape)
 
 
 def remove_small_boxes(boxes: Tensor, min_size: float) -> Tensor:
-    """Indices (K,) of the boxes (N, 4) xyxy whose width and height are both at least `min_size` pixels."""
+    """Indices (K,) of the boxes (N, 4) xyxy whose width and height are both at least `min_size` pixels.
+
+    Raises ValueError for a last dimension that is not 4 and a min_size that is NaN.
+    """
+    _check_four(boxes)
+    if math.isnan(min_size):
+        raise ValueError(f"min_size {min_size} is not a number.")
     sides = boxes[..., 2:] - boxes[..., :2]
     return torch.where((sides >= min_size).all(dim=-1))[0]
 
@@ -134,16 +158,27 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
 
 def check_boxes(boxes: Tensor) -> Tensor:
     """The boxes (..., 4) xyxy themselves; ValueError names the first with x2 < x1, y2 < y1, NaN or infinity."""
-    if boxes.ndim == 0 or boxes.shape[-1] != 4:
-        raise ValueError(f"boxes of shape {tuple(boxes.shape)}: the last dimension must be 4.")
+    _check_four(boxes)
     right = (boxes[..., 2:] >= boxes[..., :2]).all(-1) & boxes.isfinite().all(-1)  # NaN compares as False
     if not right.all():
         raise ValueError(f"box {boxes[~right][0].tolist()}: want finite numbers with x1 <= x2 and y1 <= y2.")
     return boxes
 
 
+def _check_four(boxes: Tensor) -> None:
+    if boxes.ndim == 0 or boxes.shape[-1] != 4:
+        raise ValueError(f"boxes of shape {tuple(boxes.shape)}: the last dimension must be 4.")
+
+
 def _corners(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
     return check_boxes(boxes if fmt == "xyxy" else box_convert(boxes, fmt, "xyxy"))
+
+
+def _pair(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> tuple[Tensor, Tensor]:
+    check_device(boxes1=boxes1, boxes2=boxes2)
+    if min(boxes1.ndim, boxes2.ndim) < 2:
+        raise ValueError(f"boxes of shapes {tuple(boxes1.shape)} and {tuple(boxes2.shape)}: want (..., N, 4) twice.")
+    return _corners(boxes1, fmt), _corners(boxes2, fmt)
 
 
 def _upcast(boxes: Tensor) -> Tensor:

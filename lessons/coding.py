@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lessons.boxes import box_convert, check_boxes
+from lessons.devices import check_device
 
 MAX_LOG_RATIO = math.log(1000 / 16)  # a box grows at most 62.5-fold: exp of an untrained output must not overflow
 Weights = tuple[float, float, float, float]
@@ -21,8 +22,10 @@ def encode_boxes(ground_truth: Tensor, reference: Tensor, weights: Weights = (1.
 
     ground_truth, reference: (N, 4) xyxy pixels. tx = wx (Gx - Px) / Pw, ty likewise, tw = ww log(Gw / Pw), th likewise,
     with x, y the centres: torchvision's BoxCoder. A reference or a ground truth without area gives infinities or NaN.
-    Differentiable. Raises ValueError where the shapes differ and for a box with x2 < x1, y2 < y1, NaN or infinity.
+    Differentiable. Raises ValueError where shapes or devices differ and for a box with x2 < x1, y2 < y1, NaN or
+    infinity.
     """
+    check_device(ground_truth=ground_truth, reference=reference)
     if ground_truth.shape != reference.shape:
         raise ValueError(f"{tuple(ground_truth.shape)} boxes against {tuple(reference.shape)} references: want (N, 4) "
                          "twice.")
@@ -39,9 +42,10 @@ def decode_boxes(deltas: Tensor, reference: Tensor, weights: Weights = (1.0, 1.0
 
     R-CNN, appendix C, equations 1 to 4: Gx = Pw dx + Px, Gw = Pw exp(dw). dw and dh are clamped at log(1000 / 16).
     K * 4 columns are K classes' deltas, decoded from the same reference. No boxes give (0, K * 4). Differentiable; the
-    deltas, a network's output, may be any number. Raises ValueError for shapes that do not fit and for a reference with
-    x2 < x1, y2 < y1, NaN or infinity.
+    deltas, a network's output, may be any number. Raises ValueError for shapes or devices that do not fit and for a
+    reference with x2 < x1, y2 < y1, NaN or infinity.
     """
+    check_device(deltas=deltas, reference=reference)
     if deltas.ndim != 2 or deltas.shape[1] % 4 or reference.shape != (len(deltas), 4):
         raise ValueError(f"deltas of shape {tuple(deltas.shape)} for boxes of shape {tuple(reference.shape)}: want "
                          "(N, 4) or (N, 4K), and (N, 4).")
@@ -62,8 +66,9 @@ def encode_ltrb(ground_truth: Tensor, reference: Tensor, normalize_by_size: bool
     ground truth has negative distances. torchvision's BoxLinearCoder takes its arguments the other way round than its
     BoxCoder, `encode(references, ground truths)`; here the ground truth is first in both codings. Differentiable.
     Departs from FCOS, whose reference is a point: here it is the square of a stride's side around that point.
-    Raises ValueError for shapes that do not fit and for a box with x2 < x1, y2 < y1, NaN or infinity.
+    Raises ValueError for shapes or devices that do not fit and for a box with x2 < x1, y2 < y1, NaN or infinity.
     """
+    check_device(ground_truth=ground_truth, reference=reference)
     _check_shapes(ground_truth, reference)
     check_boxes(ground_truth)
     check_boxes(reference)
@@ -78,8 +83,9 @@ def decode_ltrb(deltas: Tensor, reference: Tensor, normalize_by_size: bool = Tru
     reference: (..., N, 4) or (N, 4) for a whole batch, xyxy pixels; taken in the precision of the deltas.
     torchvision's BoxLinearCoder, with its order: deltas first. Negative distances can give boxes with
     x2 < x1; FCOS's are made positive before. Differentiable; the deltas, a network's output, may be any number.
-    Raises ValueError for shapes that do not fit and for a reference with x2 < x1, y2 < y1, NaN or infinity.
+    Raises ValueError for shapes or devices that do not fit and for a reference with x2 < x1, y2 < y1, NaN or infinity.
     """
+    check_device(deltas=deltas, reference=reference)
     _check_shapes(deltas, reference)
     reference = check_boxes(reference).to(deltas.dtype)
     distances = deltas * _sizes(reference) if normalize_by_size else deltas

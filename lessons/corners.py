@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lessons.boxes import box_area, check_boxes
+from lessons.devices import check_device
 
 SCANS = {"top": (2, True), "bottom": (2, False), "left": (3, True), "right": (3, False)}  # dimension, from its end?
 Detections = dict[str, Tensor]  # of one image: boxes (N, 4) xyxy in cells, labels (N,) and scores (N,) by falling score
@@ -104,8 +105,8 @@ def decode_corners(top_left: KeypointMaps, bottom_right: KeypointMaps, top_k: in
     class counted from 0 as in the heat maps, and scores (N,), by falling score, of equal ones in the corners' order.
     Departs from the authors' code, which fills up with cells that are no corners, at score 0, where there are not
     `top_k`, keeps only the 1,000 best pairs, and lets boxes without area pass.
-    Raises ValueError for shapes that do not fit, heat outside [0, 1], tags or offsets that are not finite, a top_k < 1
-    and a max_distance not >= 0.
+    Raises ValueError for shapes or devices that do not fit, heat outside [0, 1], tags or offsets that are not finite, a
+    top_k < 1 and a max_distance not >= 0.
     """
     _check(top_left, bottom_right, None, top_k, max_distance)
     return [_pair(_peaks(top_left, image, top_k), _peaks(bottom_right, image, top_k), max_distance)
@@ -122,7 +123,7 @@ def decode_triplets(top_left: KeypointMaps, bottom_right: KeypointMaps, centre: 
     Returns and raises what `decode_corners` does, and ValueError for a `large`, in cells, that is not >= 0.
     """
     _check(top_left, bottom_right, centre, top_k, max_distance)
-    pairs = decode_corners(top_left, bottom_right, top_k, max_distance)
+    pairs, centre = decode_corners(top_left, bottom_right, top_k, max_distance), centre._replace(tags=None)
     return [_confirm(found, _peaks(centre, image, top_k), large) for image, found in enumerate(pairs)]
 
 
@@ -195,11 +196,10 @@ def _check(top_left: KeypointMaps, bottom_right: KeypointMaps, centre: KeypointM
            max_distance: float) -> None:
     if top_k < 1 or top_k % 1 or not max_distance >= 0:
         raise ValueError(f"top_k {top_k} with max_distance {max_distance}: want a whole number >= 1 and one >= 0.")
-    shape = tuple(top_left.heat.shape)
-    _check_maps("top_left", top_left, shape, tagged=True)
-    _check_maps("bottom_right", bottom_right, shape, tagged=True)
-    if centre is not None:
-        _check_maps("centre", centre, shape, tagged=False)
+    given = {"top_left": top_left, "bottom_right": bottom_right} | ({} if centre is None else {"centre": centre})
+    check_device(**{name: [part for part in maps if part is not None] for name, maps in given.items()})
+    for name, maps in given.items():
+        _check_maps(name, maps, tuple(top_left.heat.shape), tagged=name != "centre")
 
 
 def _check_maps(name: str, maps: KeypointMaps, shape: tuple[int, ...], tagged: bool) -> None:

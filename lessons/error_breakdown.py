@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lessons.boxes import box_iou
-from lessons.metrics import match_detections
+from lessons.metrics import check_images, match_detections
 
 KINDS = ("correct", "localisation", "class", "both", "duplicate", "background")
 
@@ -28,11 +28,10 @@ def error_breakdown(detections: Sequence[Mapping[str, Tensor]], targets: Sequenc
 
     detections: dict(boxes (N, 4) xyxy pixels, labels (N,), scores (N,)) per image, those that one would show (apply a
     score threshold first); targets in the sample form. Detections that fall on an ignored object (iscrowd 1) are left
-    out. Raises ValueError where the lists differ in length, for a bad box and for thresholds that are not
+    out. Raises ValueError where the lists differ in length, for two devices, a bad box and for thresholds that are not
     0 <= background <= foreground <= 1.
     """
-    if len(detections) != len(targets):
-        raise ValueError(f"detections of {len(detections)} images for targets of {len(targets)}.")
+    check_images(detections, targets)
     if not 0 <= background <= foreground <= 1:
         raise ValueError(f"foreground {foreground}, background {background}: want 0 <= background <= foreground <= 1.")
     counts = dict.fromkeys((*KINDS, "missed"), 0)
@@ -50,6 +49,7 @@ def kinds_of(detection: Mapping[str, Tensor], target: Mapping[str, Tensor], fore
 
     Shapes and errors as `error_breakdown`; missed is (G,) bool, False for ignored objects.
     """
+    check_images([detection], [target])
     counts = ~target["iscrowd"].bool()
     matched, ignored = _found(detection, target, foreground)
     overlap = box_iou(detection["boxes"], target["boxes"][counts])  # (N, objects that count)
@@ -61,13 +61,13 @@ def kinds_of(detection: Mapping[str, Tensor], target: Mapping[str, Tensor], fore
     explained = {int((wrong_at if kind == "class" else right_at)[i]) for i, kind in enumerate(kinds)
                  if kind in ("correct", "class", "localisation")}
     missed = counts.clone()
-    missed[counts] = torch.tensor([i not in explained for i in range(int(counts.sum()))], dtype=torch.bool)
+    missed[counts] = counts.new_tensor([i not in explained for i in range(int(counts.sum()))])
     return kinds, missed
 
 
 def _found(detection: Mapping[str, Tensor], target: Mapping[str, Tensor], threshold: float) -> tuple[Tensor, Tensor]:
     """Which detections (N,) are right and which fell on an ignored object, class by class."""
-    matched, ignored = torch.zeros((2, len(detection["labels"])), dtype=torch.bool)
+    matched, ignored = detection["labels"].new_zeros((2, len(detection["labels"])), dtype=torch.bool)
     for label in detection["labels"].unique():
         mine, truth = detection["labels"] == label, target["labels"] == label
         matched[mine], ignored[mine] = match_detections(

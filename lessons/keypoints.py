@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lessons.boxes import check_boxes
+from lessons.devices import check_device
 from lessons.masks import check_matched
 
 
@@ -23,6 +24,7 @@ def keypoint_loss(keypoint_logits: Tensor, proposals: Sequence[Tensor], gt_keypo
     Returns a scalar; 0 without such a keypoint.
     Raises ValueError for maps that are not square, lengths that do not fit, an index out of range, malformed boxes.
     """
+    check_device(keypoint_logits=keypoint_logits, proposals=proposals)
     if keypoint_logits.ndim != 4 or keypoint_logits.shape[2] != keypoint_logits.shape[3]:
         raise ValueError(f"keypoint_logits of shape {tuple(keypoint_logits.shape)}: want (N, K, M, M).")
     check_matched(proposals, gt_keypoints, keypoint_matched_idxs, len(keypoint_logits))
@@ -43,6 +45,7 @@ def keypoints_to_heatmap(keypoints: Tensor, rois: Tensor, heatmap_size: int) -> 
     or with visibility 0 is not valid, and its cell is 0.
     Raises ValueError for shapes that do not fit, a malformed box, a heatmap_size < 1.
     """
+    check_device(keypoints=keypoints, rois=rois)
     if keypoints.ndim != 3 or keypoints.shape[2] != 3 or rois.shape != (len(keypoints), 4) or heatmap_size < 1:
         raise ValueError(f"keypoints of shape {tuple(keypoints.shape)}, rois of shape {tuple(rois.shape)}, "
                          f"heatmap_size {heatmap_size}: want (N, K, 3), (N, 4) and a size >= 1.")
@@ -62,6 +65,7 @@ def heatmaps_to_keypoints(maps: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
     the middle of the highest pixel, of equal ones the first, and its score the value there.
     Raises ValueError for shapes that do not fit or a malformed box.
     """
+    check_device(maps=maps, rois=rois)
     if maps.ndim != 4 or rois.shape != (len(maps), 4):
         raise ValueError(f"maps of shape {tuple(maps.shape)} for rois of shape {tuple(rois.shape)}: "
                          "want (N, K, H, W) and (N, 4).")

@@ -3,9 +3,9 @@
 First the ones that torchvision and torch have, for classes (focal), for pairs of boxes (the IoU family) and for numbers
 (smooth L1); then masks (dice), CornerNet's heatmaps and embeddings, and DETR's loss on sets.
 
-Everything that holds a sigmoid is computed from log-sigmoids: log p is then exact where p itself rounds to 0 or 1.
-Bad targets and malformed boxes raise; NaN in a network's logits passes through into the loss, as in
-torch.nn.functional, since mixed precision has to see it to skip that step. Half precision is computed in float32.
+Logarithms of a sigmoid are computed as log-sigmoids, 1 - sigmoid(x) as sigmoid(-x): exact where p rounds to 0 or 1.
+Bad targets, malformed boxes and tensors on two devices raise; NaN in a network's logits passes through into the loss,
+as in torch.nn.functional, since mixed precision has to see it to skip that step. Half precision is computed in float32.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lessons.boxes import box_area, box_convert, generalized_box_iou
+from lessons.devices import check_device
 from lessons.matching import hungarian_match
 
 
@@ -32,11 +33,11 @@ def sigmoid_focal_loss(inputs: Tensor, targets: Tensor, alpha: float = 0.25, gam
     _check_targets(inputs, targets)
     if not (0 <= alpha <= 1 or alpha == -1) or not gamma >= 0:
         raise ValueError(f"alpha {alpha} with gamma {gamma}: want alpha in [0, 1] or -1, and gamma >= 0.")
-    logits, right = _upcast(inputs), _upcast(targets.detach())
-    log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
+    logits = _upcast(inputs)
+    right = targets.detach().to(logits.dtype)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, right, reduction="none")  # to the bit where gamma is 0
-    log_wrong = torch.logaddexp(right.log() + log_not_p, (1 - right).log() + log_p)  # log(1 - p_t)
-    loss = cross_entropy * (gamma * log_wrong).exp()
+    wrong = torch.lerp(logits.sigmoid(), (-logits).sigmoid(), right)  # 1 - p_t, exact where p rounds to 1
+    loss = cross_entropy * wrong.clamp(min=torch.finfo(wrong.dtype).tiny) ** gamma  # 0^(gamma - 1) has no number
     if alpha >= 0:
         loss = (alpha * right + (1 - alpha) * (1 - right)) * loss
     return _reduce(loss, reduction).to(torch.result_type(inputs, targets))
@@ -50,6 +51,7 @@ def smooth_l1_loss(input: Tensor, target: Tensor, beta: float = 1.0, reduction: 
     torch.nn.functional.smooth_l1_loss; the mean of nothing is NaN.
     Raises ValueError for shapes that differ (nothing is broadcast), a beta not >= 0 and other reductions.
     """
+    check_device(input=input, target=target)
     if input.shape != target.shape or not beta >= 0:
         raise ValueError(f"input {tuple(input.shape)}, target {tuple(target.shape)}, beta {beta}: want equal shapes "
                          "and beta >= 0.")
@@ -142,6 +144,7 @@ def pull_push_loss(top_left: Tensor, bottom_right: Tensor, margin: float = 1.0) 
     are exactly equal cost margin and have no gradient. CornerNet weighs both by 0.1.
     Raises ValueError for shapes that are not (G,) twice and a margin not >= 0.
     """
+    check_device(top_left=top_left, bottom_right=bottom_right)
     if top_left.ndim != 1 or top_left.shape != bottom_right.shape or not margin >= 0:
         raise ValueError(f"embeddings of shapes {tuple(top_left.shape)} and {tuple(bottom_right.shape)}, margin "
                          f"{margin}: want (G,) twice and a margin >= 0.")
@@ -184,6 +187,7 @@ def detr_set_loss(logits: Tensor, boxes: Tensor, targets: Sequence[dict[str, Ten
     Departs from the authors' code, which averages the number of objects over processes.
     Raises ValueError as `detr_matching_cost`, and for a number of targets that is not B or a weight not >= 0.
     """
+    check_device(logits=logits, boxes=boxes, targets=[one[key] for one in targets for key in ("labels", "boxes")])
     if not len(logits) == len(targets) > 0 or logits.shape[:-1] != boxes.shape[:-1] or not no_object_weight >= 0:
         raise ValueError(f"logits {tuple(logits.shape)} and boxes {tuple(boxes.shape)} for {len(targets)} targets, "
                          f"no_object_weight {no_object_weight}: want (B, Q, K + 1), (B, Q, 4), B > 0 and >= 0.")
@@ -211,6 +215,7 @@ def _match_batch(logits: Tensor, boxes: Tensor, targets: Sequence[dict[str, Tens
 
 def _overlap(boxes1: Tensor, boxes2: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """IoU and union (...,) of each pair, and width and height (..., 2) of the smallest box around it."""
+    check_device(boxes1=boxes1, boxes2=boxes2)
     if boxes1.shape != boxes2.shape:
         raise ValueError(f"boxes of shapes {tuple(boxes1.shape)} and {tuple(boxes2.shape)}: want the same.")
     boxes1, boxes2 = _upcast(boxes1), _upcast(boxes2)
@@ -245,6 +250,7 @@ def _reduce_pairs(loss: Tensor, reduction: str) -> Tensor:
 
 
 def _check_targets(logits: Tensor, targets: Tensor) -> None:
+    check_device(logits=logits, targets=targets)
     if logits.shape != targets.shape:
         raise ValueError(f"logits of shape {tuple(logits.shape)} and targets of shape {tuple(targets.shape)}: want the "
                          "same.")
@@ -254,6 +260,7 @@ def _check_targets(logits: Tensor, targets: Tensor) -> None:
 
 
 def _check_set(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor) -> None:
+    check_device(logits=logits, boxes=boxes, labels=labels, truth=truth)
     shapes = [tuple(tensor.shape) for tensor in (logits, boxes, labels, truth)]
     if logits.ndim != 2 or labels.ndim != 1 or shapes[1::2] != [(len(logits), 4), (len(labels), 4)]:
         raise ValueError(f"logits, boxes, labels and truth of shapes {shapes}: want (Q, K + 1), (Q, 4), (G,), (G, 4).")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lessons.boxes import check_boxes
+from lessons.devices import check_device
 from lessons.roi import roi_align
 
 
@@ -23,9 +24,13 @@ def mask_loss(mask_logits: Tensor, proposals: Sequence[Tensor], gt_masks: Sequen
     map of the true class counts, so classes do not compete. Returns a scalar; 0 with no RoI.
     Raises ValueError for lengths that do not fit, and an index or label out of range.
     """
+    check_device(mask_logits=mask_logits, gt_labels=gt_labels, proposals=proposals)
     check_matched(proposals, gt_masks, matched_idxs, len(mask_logits))
     if not len(mask_logits):
         return mask_logits.sum() * 0  # a mean over nothing would be NaN
+    if [label.shape for label in gt_labels] != [masks.shape[:1] for masks in gt_masks]:
+        raise ValueError(f"labels of shapes {[tuple(label.shape) for label in gt_labels]} for masks of shapes "
+                         f"{[tuple(masks.shape) for masks in gt_masks]}.")
     labels = torch.cat([label[idx] for label, idx in zip(gt_labels, matched_idxs, strict=True)])
     side = mask_logits.shape[-1]
     targets = [project_masks(masks, boxes, idx, side)
@@ -36,8 +41,13 @@ def mask_loss(mask_logits: Tensor, proposals: Sequence[Tensor], gt_masks: Sequen
 def project_masks(gt_masks: Tensor, boxes: Tensor, matched_idxs: Tensor, side: int) -> Tensor:
     """The part of each box's ground truth inside the box, as (n, side, side) numbers in [0, 1]: RoIAlign of the mask.
 
-    gt_masks (G, H, W), boxes (n, 4) xyxy pixels, matched_idxs (n,). Raises ValueError as `roi_align`.
+    gt_masks (G, H, W), boxes (n, 4) xyxy pixels, matched_idxs (n,).
+    Raises ValueError for shapes that do not fit, and as `roi_align`.
     """
+    check_device(gt_masks=gt_masks, boxes=boxes, matched_idxs=matched_idxs)
+    if gt_masks.ndim != 3 or boxes.shape != (len(boxes), 4) or matched_idxs.shape != boxes.shape[:1]:
+        raise ValueError(f"masks of shape {tuple(gt_masks.shape)}, boxes of {tuple(boxes.shape)}, matched_idxs of "
+                         f"{tuple(matched_idxs.shape)}: want (G, H, W), (n, 4) and (n,).")
     if not len(boxes):
         return boxes.new_zeros(0, side, side)
     rois = torch.cat([matched_idxs[:, None].to(boxes), boxes], dim=1)  # the ground truth's number in the image's place
@@ -50,6 +60,9 @@ def mask_probabilities(mask_logits: Tensor, labels: Sequence[Tensor]) -> list[Te
     mask_logits (N, K, M, M) for the detections of all images, labels (n,) for each image: the box branch decides the
     class, the mask branch only draws. Raises ValueError where the numbers differ or a label is out of range.
     """
+    check_device(mask_logits=mask_logits, labels=labels)
+    if any(label.ndim != 1 for label in labels):
+        raise ValueError(f"labels of shapes {[tuple(label.shape) for label in labels]}: want (n,) for each image.")
     counts = [len(label) for label in labels]
     if sum(counts) != len(mask_logits):
         raise ValueError(f"{sum(counts)} labels for {len(mask_logits)} masks.")
@@ -66,6 +79,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int], paddi
     Linear interpolation is a product with a matrix on each side, which is how all masks are pasted at once.
     Raises ValueError for shapes that do not fit, padding < 0 and a box with x2 < x1, y2 < y1, NaN or infinity.
     """
+    check_device(masks=masks, boxes=boxes)
     if masks.ndim != 4 or masks.shape[1] != 1 or masks.shape[2] != masks.shape[3] or boxes.shape != (len(masks), 4):
         raise ValueError(f"masks of shape {tuple(masks.shape)} for boxes of shape {tuple(boxes.shape)}: "
                          "want (N, 1, M, M) and (N, 4).")
@@ -82,10 +96,15 @@ def paste_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int], paddi
 
 def check_matched(proposals: Sequence[Tensor], ground_truth: Sequence[Tensor], matched_idxs: Sequence[Tensor],
                   count: int) -> None:
-    """ValueError unless each proposal has one index of a ground truth of its image, and there are `count` proposals.
+    """ValueError unless each proposal has one index of a ground truth of its image, on its device, and `count` in all.
 
     For each image: proposals (n, 4), ground_truth (G, ...), matched_idxs (n,).
     """
+    check_device(proposals=proposals, ground_truth=ground_truth, matched_idxs=matched_idxs)
+    for boxes, idx in zip(proposals, matched_idxs, strict=False):
+        if boxes.shape[1:] != (4,) or idx.ndim != 1:
+            raise ValueError(f"proposals of shape {tuple(boxes.shape)} with matched indices of shape "
+                             f"{tuple(idx.shape)}: want (n, 4) and (n,).")
     lengths = [len(boxes) for boxes in proposals], [len(idx) for idx in matched_idxs]
     if lengths[0] != lengths[1] or len(ground_truth) != len(proposals) or sum(lengths[0]) != count:
         raise ValueError(f"{lengths[0]} proposals, {lengths[1]} matched indices and {len(ground_truth)} images with "

@@ -13,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from lessons.boxes import box_area, check_boxes
+from lessons.devices import check_device
 
 BELOW, BETWEEN = -1, -2  # not an index of a ground truth: background, and neither object nor background
 
@@ -136,14 +137,12 @@ def _check_strides(strides: Tensor) -> None:
 
 
 def _check_points(boxes: Tensor, points: Tensor, strides: Tensor, ranges: Tensor, radius: float) -> None:
+    check_device(boxes=boxes, points=points, strides=strides, ranges=ranges)
     _check_strides(strides)
     shapes = tuple(boxes.shape[1:]), tuple(points.shape), tuple(ranges.shape)
     if shapes != ((4,), (len(strides), 2), (len(strides), 2)):
         raise ValueError(f"boxes {tuple(boxes.shape)}, points {shapes[1]} and ranges {shapes[2]} for {len(strides)} "
                          "strides: want (G, 4), (N, 2) and (N, 2).")
-    if len({tensor.device for tensor in (boxes, points, strides, ranges)}) > 1:
-        raise ValueError(f"boxes on {boxes.device}, points on {points.device}, strides on {strides.device} and ranges "
-                         f"on {ranges.device}: want one device.")
     check_boxes(boxes)
     if not points.isfinite().all():
         raise ValueError(f"point {points[~points.isfinite().all(dim=1)][0].tolist()} is not finite.")

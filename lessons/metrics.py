@@ -12,7 +12,7 @@ this recall or higher. The protocols differ in where they read that curve, and i
 `CocoMetrics` (in lessons.coco_metrics) computes COCO's twelve numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 from lessons.boxes import box_iou
 from lessons.coco_metrics import CocoMetrics
 from lessons.data.sample import Detections, Target
+from lessons.devices import check_device
 
 __all__ = ["CocoMetrics", "average_precision", "match_detections", "precision_recall", "voc_average_precision"]
 
@@ -72,10 +73,15 @@ def match_detections(boxes: Tensor, scores: Tensor, ground_truth: Tensor, iou_th
     detections that fall on them neither right nor wrong. plus_one measures widths as x2 - x1 + 1 like the old VOC
     tools, for boxes that are numbers of pixels; published numbers of that time use it.
     Returns matched (N,) and ignored (N,), bool, in the order given.
-    Raises ValueError for a bad box and for lengths that differ.
+    Raises ValueError for a bad box, a NaN score, a threshold that is not >= 0, lengths or devices that differ.
     """
+    check_device(boxes=boxes, scores=scores, ground_truth=ground_truth, ignore=ignore)
     if scores.shape != boxes.shape[:1]:
         raise ValueError(f"{len(boxes)} boxes with scores of shape {tuple(scores.shape)}.")
+    if ignore is not None and ignore.shape != ground_truth.shape[:1]:
+        raise ValueError(f"ignore of shape {tuple(ignore.shape)} for {len(ground_truth)} objects.")
+    if scores.isnan().any() or not iou_threshold >= 0:
+        raise ValueError(f"scores {scores.tolist()} at iou_threshold {iou_threshold}: want no NaN, and a number >= 0.")
     matched = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     ignored = matched.clone()
     if len(boxes) == 0 or len(ground_truth) == 0:
@@ -100,16 +106,28 @@ def voc_average_precision(detections: Sequence[Detections], targets: Sequence[Ta
 
     detections: one dict(boxes, labels, scores) per image; targets: in the sample form, `iscrowd` 1 marks objects that
     do not count ("difficult"). Classes without an object that counts are left out; mAP is the mean of the values.
-    Raises ValueError where the lists differ in length and as `average_precision`.
+    Raises ValueError where the lists differ in length, for tensors on two devices and as `average_precision`.
     """
-    if len(detections) != len(targets):
-        raise ValueError(f"detections of {len(detections)} images for targets of {len(targets)}.")
+    check_images(detections, targets)
     result = {}
     for label in sorted({int(label) for target in targets for label in target["labels"]}):
         scores, matched, count = _pool(detections, targets, label, iou_threshold, plus_one)
         if count:
             result[label] = average_precision(scores, matched, count, protocol).item()
     return result
+
+
+def check_images(detections: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]) -> None:
+    """ValueError unless there is a target for each image's detections, of matching lengths and all on one device."""
+    if len(detections) != len(targets):
+        raise ValueError(f"detections of {len(detections)} images for targets of {len(targets)}.")
+    check_device(detections=[one[key] for one in detections for key in ("boxes", "labels", "scores")],
+                 targets=[one[key] for one in targets for key in ("boxes", "labels", "iscrowd")])
+    for image, last in [(one, "scores") for one in detections] + [(one, "iscrowd") for one in targets]:
+        shapes = [tuple(image[key].shape) for key in ("boxes", "labels", last)]
+        count = len(image["labels"].flatten())
+        if shapes != [(count, 4), (count,), (count,)]:
+            raise ValueError(f"boxes, labels and {last} of shapes {shapes}: want (N, 4), (N,) and (N,).")
 
 
 def _pool(detections: Sequence[Detections], targets: Sequence[Target], label: int, iou_threshold: float, plus_one: bool
@@ -137,6 +155,7 @@ def _overlap(boxes: Tensor, ground_truth: Tensor, plus_one: bool) -> Tensor:
 
 
 def _check(scores: Tensor, matched: Tensor, num_ground_truth: int) -> None:
+    check_device(scores=scores, matched=matched)
     if scores.ndim != 1 or scores.shape != matched.shape:
         raise ValueError(f"scores of shape {tuple(scores.shape)}, matched of {tuple(matched.shape)}: want (N,) twice.")
     if scores.isnan().any():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lessons.boxes import box_iou, check_boxes
+from lessons.devices import check_device
 
 FIRST_BLOCK, BLOCK = 64, 256  # boxes resolved at a time: few at first, since the best boxes delete most of the others
 PAIRS = 2**16  # that are compared at a time: their tables stay in the processor's cache
@@ -22,7 +23,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
     boxes (N, 4) xyxy pixels, scores (N,). A box goes when its IoU with a kept, better-scored box is above
     `iou_threshold`; of equal scores the first counts as the better. Returns (K,) int64; no boxes give no indices.
-    Raises ValueError for a box with x2 < x1, y2 < y1 or NaN, a NaN score, lengths that differ or a threshold < 0.
+    Raises ValueError for a box with x2 < x1, y2 < y1 or NaN, a NaN score, lengths or devices that differ or a
+    threshold < 0.
     """
     _check(boxes, scores, iou_threshold)
     return _greedy(boxes, scores, None, iou_threshold)
@@ -35,10 +37,11 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     for more than 1,000 boxes as torch.sort leaves them, both as in torchvision. That moves the groups apart in space,
     which mixes them where coordinates are negative; here only boxes of one group are compared, wherever they are.
     Empty boxes of any shape give no indices, as in torchvision, whatever the other arguments are.
-    Raises ValueError as `nms`, and for idxs of another length.
+    Raises ValueError as `nms`, and for idxs of another length or on another device.
     """
     if not boxes.numel():
         return torch.empty(0, dtype=torch.int64, device=boxes.device)
+    check_device(boxes=boxes, idxs=idxs)
     _check(boxes, scores, iou_threshold)
     if idxs.shape != scores.shape:
         raise ValueError(f"idxs of shape {tuple(idxs.shape)} for scores of shape {tuple(scores.shape)}.")
@@ -187,6 +190,7 @@ def _decay(overlap: Tensor, iou_threshold: float, sigma: float, method: str) -> 
 
 
 def _check(boxes: Tensor, scores: Tensor, iou_threshold: float) -> None:
+    check_device(boxes=boxes, scores=scores)
     check_boxes(boxes)
     if boxes.ndim != 2 or scores.shape != boxes.shape[:1]:
         raise ValueError(f"boxes of shape {tuple(boxes.shape)} and scores of shape {tuple(scores.shape)}: "

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lessons.devices import check_device
+
 VOID = 0  # the id of pixels that belong to no segment
 
 
@@ -44,8 +46,8 @@ class PanopticQuality:
 
         Id 0 is void. As COCO does it: a prediction's pixels that are void in the target do not count in an IoU, and one
         that matches nothing is not wrong where more than half of it is void or crowd of its class; crowds are never
-        missed. Raises ValueError where lists or pictures differ in size and for an id that stands in only one of the
-        picture and its table.
+        missed. Raises ValueError where lists or pictures differ in size, pictures are on two devices, and for an id
+        that stands in only one of the picture and its table.
         """
         if len(predictions) != len(targets):
             raise ValueError(f"predictions of {len(predictions)} pictures for targets of {len(targets)}.")
@@ -62,6 +64,7 @@ class PanopticQuality:
         return {label: c.qualities() for label, c in sorted(self.counts.items()) if c.matched + c.wrong + c.missed}
 
     def _add(self, prediction: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+        check_device(prediction=prediction["panoptic"], target=target["panoptic"])
         found, truth = _table(prediction), _table(target)
         shared = _shared_pixels(prediction["panoptic"], target["panoptic"])
         area = {one: int((prediction["panoptic"] == one).sum()) for one in found}
@@ -89,6 +92,9 @@ class PanopticQuality:
 
 def _table(picture: Mapping[str, Tensor]) -> dict[int, tuple[int, int]]:
     """Label and iscrowd by segment id, checked against the picture."""
+    shape = tuple(picture["segments"].shape)
+    if len(shape) != 2 or shape[1] not in (2, 3):
+        raise ValueError(f"segments of shape {shape}: want (S, 2) or (S, 3).")
     rows = picture["segments"].tolist()
     table = {int(row[0]): (int(row[1]), int(row[2]) if len(row) > 2 else 0) for row in rows}
     drawn = set(picture["panoptic"].unique().tolist()) - {VOID}

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lessons.boxes import box_iou
+from lessons.devices import check_device
 
 Array = NDArray[np.float64]
 
@@ -300,10 +301,14 @@ def proposal_recall(proposals: Sequence[Tensor], ground_truth: Sequence[Tensor],
     """Share of objects that at least one of the first n proposals of their image covers, for every n in `counts`.
 
     proposals, ground_truth: one (N, 4) and one (G, 4) of xyxy pixels per image. Returns (len(counts),), NaN where there
-    is no object. Raises ValueError where the two lists differ in length.
+    is no object. Raises ValueError where the two lists differ in length, for two devices, a bad box, a count that is
+    not a number >= 0 and a threshold that is not >= 0.
     """
     if len(proposals) != len(ground_truth):
         raise ValueError(f"{len(proposals)} sets of proposals for {len(ground_truth)} images.")
+    check_device(proposals=proposals, ground_truth=ground_truth)
+    if min(counts, default=0) < 0 or not iou_threshold >= 0:
+        raise ValueError(f"counts {list(counts)} at iou_threshold {iou_threshold}: want numbers >= 0.")
     covered = torch.zeros(len(counts))
     for boxes, objects in zip(proposals, ground_truth, strict=True):
         hit = box_iou(objects, boxes) >= iou_threshold

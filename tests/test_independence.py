@@ -18,8 +18,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-OPS = ["boxes", "coding", "anchors", "nms", "matching", "roi", "position_sensitive", "masks", "keypoints", "losses",
-       "proposals", "corners", "attention", "backbones.resnet", "backbones.fpn"]
+OPS = ["devices", "rotated", "boxes", "coding", "anchors", "nms", "matching", "roi", "position_sensitive", "masks",
+       "keypoints", "losses", "proposals", "corners", "attention", "backbones.resnet", "backbones.fpn"]
 MEASURES = ["agreement", "coco_metrics", "metrics", "panoptic_quality", "error_breakdown"]
 COMPILED = ["nms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool"]
 BOXES = torch.tensor([[0.0, 0, 8, 8], [1, 1, 9, 8], [4, 2, 12, 14]])
@@ -55,6 +55,8 @@ def boxes_and_places():
     for name in ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou"):
         getattr(boxes, name)(BOXES, BOXES)
     boxes.box_convert(BOXES, "xyxy", "cxcywh")
+    turned = boxes.box_convert(torch.tensor([[5.0, 5, 4, 2, 30]]), "cxcywhr", "xyxyxyxy")
+    boxes.box_iou(turned, turned, "xyxyxyxy")
     boxes.box_area(BOXES)
     boxes.clip_boxes_to_image(BOXES, (10, 10))
     boxes.remove_small_boxes(BOXES, 1)

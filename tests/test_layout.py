@@ -12,8 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LESSONS = sorted((ROOT / "lessons").rglob("*.py"))
 UTILS = sorted((ROOT / "utils").rglob("*.py"))
-OPS = ["boxes", "coding", "anchors", "nms", "matching", "roi", "position_sensitive", "masks", "keypoints", "losses",
-       "proposals", "corners", "attention", "agreement", "coco_metrics", "metrics", "panoptic_quality", "error_breakdown"]
+OPS = ["devices", "rotated", "boxes", "coding", "anchors", "nms", "matching", "roi", "position_sensitive", "masks",
+       "keypoints", "losses", "proposals", "corners", "attention", "agreement", "coco_metrics", "metrics",
+       "panoptic_quality", "error_breakdown"]
 DRAWING = {"matplotlib", "ipywidgets", "anywidget", "IPython", "seaborn", "plotly"}
 NOTEBOOKS = sorted((ROOT / "notebooks" / "src").glob("*.py"))
 

@@ -95,6 +95,8 @@ def test_focal_has_a_finite_gradient_where_torchvisions_is_nan(gamma, dtype):
     assert theirs[:2].isnan().all() == (gamma < 1)
     (mine,) = gradients(lambda x: sigmoid_focal_loss(x, targets, -1, gamma), logits)
     torch.testing.assert_close(mine, torch.tensor([0, 0, 1 + 2 / 3, -2], dtype=dtype), atol=2e-4, rtol=0)
+    (farther,) = gradients(lambda x: sigmoid_focal_loss(x, targets, -1, gamma), logits * 100)
+    assert farther.isfinite().all()
 
 
 @pytest.mark.parametrize("alpha", [-1, 0.25])

@@ -331,7 +331,7 @@ def test_bad_input_is_named(op):
         op(features, good, 0)
     with pytest.raises(ValueError, match="spatial_scale -1"):
         op(features, good, 2, -1)
-    with pytest.raises(ValueError, match="boxes are on meta"):
+    with pytest.raises(ValueError, match="input on cpu and boxes on meta: want one device"):
         op(features, good.to("meta"), 2)
 
 

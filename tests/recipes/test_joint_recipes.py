@@ -1,0 +1,146 @@
+"""Detectors that learn all at once: their recipes in miniature, the files that they write, and what is shipped."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lessons import detection_training, zoo
+from lessons.boxes import box_iou
+from lessons.checkpoints import CheckpointError, data_hash
+from lessons.data.scenes import CLASSES, Scenes
+from lessons.detection_training import Plan, open_for_measuring, open_for_training, side_of
+from lessons.recipes import small_resnet
+
+SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "datasets"
+NAMES = ("faster_rcnn", "fpn", "mask_rcnn", "keypoint_rcnn")
+TINY = Plan(images=4, steps=3, measured=2, batch_size=2)
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """Miniature profiles; the lessons' own checkpoints go into a folder of the test, the body comes from where it is."""
+    monkeypatch.setattr(detection_training, "CHECKPOINTS", tmp_path)
+    for name in NAMES:
+        monkeypatch.setattr(importlib.import_module(f"lessons.recipes.{name}"), "PLANS", {"short": TINY, "full": TINY})
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_writes_a_checkpoint_that_the_zoo_loads(name, tiny):
+    recipe = importlib.import_module(f"lessons.recipes.{name}")
+    model = recipe.train(profile="full", device="cpu", folder=tiny / "run")
+    card = json.loads((tiny / f"{name}.json").read_text())
+    more = {"mask_rcnn": ["val masks", "val_unknown masks"], "keypoint_rcnn": ["val keypoints", "val_unknown keypoints"]}
+    assert set(card["metrics"]) == {"val", "val_unknown", *more.get(name, [])}
+    assert card["steps"] == 3
+    assert not model.training
+    loaded = zoo.load(name, tiny / f"{name}.safetensors")
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[key], value, rtol=1e-3, atol=1e-4, check_dtype=False)
+    assert (tiny / f"{name}.safetensors").stat().st_size <= 6e6
+
+
+def test_an_interrupted_training_resumes_to_the_same(tiny, monkeypatch):
+    from lessons.recipes import faster_rcnn
+    from lessons.training import Trainer
+
+    whole = faster_rcnn.train(device="cpu", folder=tiny / "whole")
+    step = Trainer.train_step
+
+    def interrupted(self, batch):
+        if self.done == 2:
+            raise KeyboardInterrupt
+        step(self, batch)
+
+    monkeypatch.setattr(Trainer, "train_step", interrupted)
+    monkeypatch.setattr(Trainer, "save_every", 1)
+    with pytest.raises(KeyboardInterrupt):
+        faster_rcnn.train(device="cpu", folder=tiny / "parts")
+    monkeypatch.setattr(Trainer, "train_step", step)
+    resumed = faster_rcnn.train(device="cpu", folder=tiny / "parts", resume=True)
+    for key, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_built_twice_from_a_seed_is_the_same_and_leaves_the_generator_alone(name):
+    build = importlib.import_module(f"lessons.recipes.{name}").build
+    state = torch.get_rng_state()
+    first, second, other = build(seed=1), build(seed=1), build(seed=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    weights = [model.state_dict()["box_head.fc6.weight"] for model in (first, second, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_every_detector_begins_with_the_pre_trained_body():
+    wanted = small_resnet.build(seed=3)
+    small_resnet.start_from_pre_trained(wanted)
+    single = small_resnet.build(seed=4, steps=(1, 2, 1))  # one stage less, and another step
+    small_resnet.start_from_pre_trained(single)
+    for key, value in single.state_dict().items():
+        assert torch.equal(value, wanted.state_dict()[key]), key
+
+
+def test_without_the_pre_trained_body_a_sentence_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(small_resnet, "LESSON", tmp_path / "small_resnet.safetensors")
+    with pytest.raises(CheckpointError, match=r"There is no .*small_resnet\.safetensors"):
+        small_resnet.start_from_pre_trained(small_resnet.build())
+
+
+def test_the_body_learns_crops_and_refuses_other_sets(tmp_path, monkeypatch):
+    monkeypatch.setattr(small_resnet, "PLANS", {"short": small_resnet.Plan(64, 12, 30)})
+    small_resnet.train(device="cpu", folder=tmp_path)
+    card = json.loads((tmp_path / "small_resnet.json").read_text())
+    assert set(card["metrics"]) == {"val", "val_unknown"}
+    with pytest.raises(ValueError, match="not on bccd"):
+        small_resnet.train(dataset="bccd")
+
+
+def test_other_sets_are_seen_at_the_lessons_size(monkeypatch):
+    if not (SHARED / "dsb2018_nuclei").is_dir():
+        pytest.skip("no nuclei beside the repository")
+    monkeypatch.setenv("LESSONS_DATA", str(SHARED))
+    assert side_of("nuclei") == 256
+    image, target = open_for_measuring("nuclei", "val")[0]
+    assert min(image.shape[1:]) == 256
+    mirrored = [open_for_training("nuclei", 10)[0][0] for _ in range(12)]
+    assert any(not torch.equal(picture, mirrored[0]) for picture in mirrored), "some are mirrored"
+
+
+# --- what is shipped ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_shipped_detector_finds_the_objects_of_a_few_scenes(name):
+    """Far below its recall on 200 scenes, so that another torch version cannot fail it."""
+    model, data = zoo.load(name, "lesson"), Scenes("val", 8)
+    found = total = 0
+    for index in range(8):
+        image, target = data[index]
+        with torch.no_grad():
+            detection = model([image])[0]
+        sure = detection["scores"] > 0.3
+        overlap = box_iou(target["boxes"], detection["boxes"][sure])
+        right = (overlap > 0.5) & (target["labels"][:, None] == detection["labels"][sure])
+        found += int(right.any(1).sum())
+        total += len(overlap)
+    assert found / total > 0.5
+
+
+@pytest.mark.parametrize("name", ("small_resnet", *NAMES))
+def test_the_shipped_files_are_small_and_say_how_they_were_made(name):
+    path = zoo.CHECKPOINTS / f"{name}.safetensors"
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert path.stat().st_size <= 6e6
+    assert card["command"].startswith(f"python -m lessons.training {name} --profile full")
+    assert card["seed"] == 0
+    if name in NAMES:
+        scenes = Scenes("train", card["plan"]["images"])
+        assert card["data"] == data_hash(scenes), "the scenes changed since the checkpoint was trained"
+        assert card["metrics"]["val"]["AP50"] >= 0.6
+        assert card["metrics"]["val"]["AP"] > card["metrics"]["val_unknown"]["AP"]
+    assert len(CLASSES) == 7
