@@ -93,19 +93,33 @@ def pool_by_level(features: Sequence[Tensor], boxes: Sequence[Tensor], strides: 
 
     canonical: a box's side in pixels and the level that such a box belongs to; the rest as `multiscale_roi_align`.
     """
-    canonical_size, canonical_level = canonical
     check_device(features=features, boxes=boxes)
-    steady = all(later in (earlier, 2 * earlier) for earlier, later in pairwise(strides))
-    if not strides or len(features) != len(strides) or not steady or strides[0] < 1 or math.log2(strides[0]) % 1:
-        raise ValueError(f"strides {list(strides)} for {len(features)} feature maps: want powers of two, finest first, "
-                         "each the same as or twice the one before.")
+    _check_pyramid(strides, len(features))
     image, corners = _numbered(boxes, len(features[0]))
     numbered = torch.cat([image[:, None].to(corners.dtype), corners], dim=1)
-    ideal = canonical_level + torch.log2(box_area(corners).sqrt() / canonical_size) + 1e-6
-    level = (ideal.floor() - math.log2(strides[0])).clamp(0, math.log2(strides[-1] / strides[0]))
+    level = pyramid_levels(corners, strides, *canonical)
     parts = [pool(feature, numbered[level == number], 1 / stride)
              for number, (feature, stride) in enumerate(zip(features, strides, strict=True))]
     return torch.cat(parts)[level.argsort(stable=True).argsort()]
+
+
+def pyramid_levels(boxes: Tensor, strides: Sequence[int], canonical_size: int = 224, canonical_level: int = 4
+                   ) -> Tensor:
+    """The feature map on which each box is looked at, (N,) int64, 0 the finest (Lin et al., CVPR 2017, equation 1).
+
+    boxes (N, 4) xyxy pixels; the rest as `multiscale_roi_align`. Boxes beyond the finest or the coarsest map belong to
+    that map. Raises ValueError for bad boxes or strides, as `multiscale_roi_align`.
+    """
+    _check_pyramid(strides, len(strides))
+    ideal = canonical_level + torch.log2(box_area(boxes).sqrt() / canonical_size) + 1e-6  # rounding must not cost one
+    return (ideal.floor() - math.log2(strides[0])).clamp(0, math.log2(strides[-1] / strides[0])).long()
+
+
+def _check_pyramid(strides: Sequence[int], maps: int) -> None:
+    steady = all(later in (earlier, 2 * earlier) for earlier, later in pairwise(strides))
+    if not strides or maps != len(strides) or not steady or strides[0] < 1 or math.log2(strides[0]) % 1:
+        raise ValueError(f"strides {list(strides)} for {maps} feature maps: want powers of two, finest first, "
+                         "each the same as or twice the one before.")
 
 
 def spatial_pyramid_pool(features: Tensor, levels: Sequence[int]) -> Tensor:
