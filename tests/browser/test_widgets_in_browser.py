@@ -10,7 +10,16 @@ import nbformat
 import pytest
 import torch
 
-from utils.widgets import BoxPlayground, DetectionThreshold, HierarchyExplorer, NmsPlayer, PrecisionRecallExplorer
+from utils.widgets import (
+    AnchorExplorer,
+    BoxPlayground,
+    DetectionThreshold,
+    HierarchyExplorer,
+    LevelExplorer,
+    NmsPlayer,
+    PrecisionRecallExplorer,
+    ProposalExplorer,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -37,6 +46,17 @@ scores = torch.linspace(1.5, -0.5, len(target["boxes"]))
 found = {"boxes": target["boxes"] / 2, "labels": target["labels"], "scores": scores}
 slider = DetectionThreshold(scene, found, CLASSES, threshold=0.0)
 slider
+""", """
+anchors = AnchorExplorer(photograph, target["boxes"], [CLASSES[label] for label in target["labels"]], sizes=(32, 64))
+anchors
+""", """
+near = target["boxes"] / 2 + torch.tensor([3.0, 2, 5, 4])
+heat = torch.rand(20, 20, generator=torch.Generator().manual_seed(0))
+proposed = ProposalExplorer(scene, torch.cat([boxes, near]), {"32 px square": heat, "32 px tall": heat.T}, target["boxes"] / 2)
+proposed
+""", """
+pyramid = LevelExplorer(photograph, [60, 60, 170, 200])
+pyramid
 """]
 
 
@@ -184,6 +204,64 @@ def test_fewer_detections_above_a_higher_threshold(widgets):
     widgets.screenshot("widget_threshold")
 
 
+def test_anchors_follow_thresholds_rule_and_sizes(widgets):
+    widget = widgets.widget("anchors")
+    before = number(widget, "positive")
+    slide(widgets, widget, "high", "ArrowLeft", 4)
+    lower = wait_for_change(widgets, lambda: number(widget, "positive"), before)
+    assert lower > before
+    assert widget.locator("[data-anchor]").count() == min(lower, 60)
+    cells = widget.locator("svg circle").count()
+    widget.get_by_role("combobox").first.select_option("8")
+    assert wait_for_change(widgets, lambda: widget.locator("svg circle").count(), cells) == 4 * cells
+    negative = number(widget, "negative")
+    widget.locator('[data-choice="sizes-128"]').press("Space")
+    assert wait_for_change(widgets, lambda: number(widget, "negative"), negative) > negative
+    positive = number(widget, "positive")
+    slide(widgets, widget, "high", "End")
+    positive = wait_for_change(widgets, lambda: number(widget, "positive"), positive)
+    widget.locator('[data-toggle="best_rule"]').press("Space")
+    assert wait_for_change(widgets, lambda: number(widget, "positive"), positive) == 0
+    assert "learnt by no anchor" in widget.inner_text()
+    widget.locator('[data-toggle="best_rule"]').press("Space")
+    wait_for_change(widgets, lambda: number(widget, "positive"), 0)
+    slide(widgets, widget, "high", "ArrowLeft", 8)
+    widgets.page.wait_for_timeout(500)
+    widgets.screenshot("widget_anchors")
+
+
+def test_more_proposals_cover_more_objects(widgets):
+    widget = widgets.widget("proposals")
+    covered = widget.locator('[data-truth="covered"]')
+    slide(widgets, widget, "kept", "Home")
+    assert covered.count() == widget.locator("[data-proposal]").count() == 0
+    assert "recall 0.00" in widget.inner_text()
+    slide(widgets, widget, "kept", "End")
+    assert covered.count() == widget.locator("[data-truth]").count() > 0
+    assert "recall 1.00" in widget.inner_text()
+    picture = widget.locator("[data-heat]")
+    before = picture.get_attribute("href")
+    widget.get_by_label("heat map of").select_option("32 px tall")
+    assert picture.get_attribute("href") != before
+    widgets.screenshot("widget_proposals")
+
+
+def test_a_smaller_box_goes_to_a_finer_level(widgets):
+    widget = widgets.widget("levels")
+    chosen = widget.locator("figure.dl-chosen")
+    assert chosen.get_attribute("data-level") == "P3"
+    box = widget.locator('[data-box="a"]')
+    box.focus()
+    for _ in range(6):
+        widgets.page.keyboard.press("Shift+Control+ArrowLeft")
+        widgets.page.keyboard.press("Shift+Control+ArrowUp")
+    assert wait_for_change(widgets, lambda: chosen.get_attribute("data-level"), "P3") == "P2"
+    slide(widgets, widget, "canonical_size", "PageDown", 15)
+    assert wait_for_change(widgets, lambda: chosen.get_attribute("data-level"), "P2") == "P3"
+    assert "log₂" in widget.locator('[data-value="equation"]').inner_text()
+    widgets.screenshot("widget_levels")
+
+
 def test_play_arrives_and_stops_by_itself(widgets):
     widget = widgets.widget("boxes")
     widget.get_by_role("combobox").select_option("GIoU")
@@ -244,7 +322,10 @@ MAKE = {"boxes": lambda: BoxPlayground(PICTURE, [0, 0, 20, 20], [10, 0, 30, 20])
         "nms": lambda: NmsPlayer(PICTURE, BOXES, SCORES, labels=["cat", "dog", "cat", "cat"]),
         "pr": lambda: PrecisionRecallExplorer(SCORES, SCORES > 0.5, 3),
         "hierarchy": lambda: HierarchyExplorer(PICTURE, [torch.zeros(60, 80), torch.ones(60, 80)] * 9),
-        "threshold": lambda: DetectionThreshold(PICTURE, FOUND, ("background", "bird", "fish"))}
+        "threshold": lambda: DetectionThreshold(PICTURE, FOUND, ("background", "bird", "fish")),
+        "anchors": lambda: AnchorExplorer(PICTURE, BOXES[1:3], ["bird", "fish"]),
+        "proposals": lambda: ProposalExplorer(PICTURE, BOXES, {"32 px square": PICTURE[0]}, BOXES[1:3]),
+        "levels": lambda: LevelExplorer(PICTURE, [0, 0, 20, 20])}
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -285,7 +366,7 @@ def test_only_what_is_dragged_stops_a_finger_from_scrolling(stage, name):
     held = page.evaluate("""() => [...document.querySelectorAll('.dl-widget *')]
         .filter(node => getComputedStyle(node).touchAction === "none")
         .map(node => node.matches('[data-handle], [data-box] .dl-frame') ? "dragged" : node.outerHTML.slice(0, 80))""")
-    assert held == ["dragged"] * (18 if name == "boxes" else 0)  # two boxes with eight handles each
+    assert held == ["dragged"] * 9 * {"boxes": 2, "levels": 1}.get(name, 0)  # a box with eight handles
 
 
 # contrast of every text with the ground it lies on (Web Content Accessibility Guidelines 2.1, contrast ratio)
