@@ -145,16 +145,24 @@ def roi_spatial_pyramid_pool(features: Tensor, boxes: Boxes, levels: Sequence[in
     """Spatial pyramid pooling of each box: (N, C * sum of n^2), ordered as `spatial_pyramid_pool`.
 
     Arguments and errors as `roi_pool`, levels as `spatial_pyramid_pool`. The RoI's cells are those between its edges,
-    floor(x1 * scale) + 1 to ceil(x2 * scale) - 1, or the one nearest to its centre if there is none; window i of n
+    floor(x1 * scale) + 1 to ceil(x2 * scale) - 1, or the one nearest to its centre if there is none (`cells_between`); window i of n
     spans floor(i * size / n) to ceil((i + 1) * size / n) of them (He et al., TPAMI 2015, appendix A).
     """
     image, corners = rois_of(features, boxes, spatial_scale)
-    left_top, right_bottom = (corners * spatial_scale).split(2, dim=1)
-    centre = round_half_away((left_top + right_bottom) / 2)
-    size = right_bottom.ceil() - left_top.floor() - 1
-    first = torch.where(size < 1, centre, left_top.floor() + 1)
-    edges = [bin_edges(first, size.clamp(min=1), (n, n), features.shape[2:]) for n in _checked_levels(levels)]
+    first, size = cells_between(corners * spatial_scale)
+    edges = [bin_edges(first, size, (n, n), features.shape[2:]) for n in _checked_levels(levels)]
     return torch.cat([max_in_bins(features, image, *edge).flatten(1) for edge in edges], dim=1)
+
+
+def cells_between(edges: Tensor) -> tuple[Tensor, Tensor]:
+    """The whole cells between the edges (N, 4) of RoIs, in cells: the first, and how many, (N, 2) each, x and y.
+
+    There is at least one each way, the nearest to the centre (He et al., TPAMI 2015, appendix A, adds no such guard).
+    """
+    left_top, right_bottom = edges.split(2, dim=1)
+    size = right_bottom.ceil() - left_top.floor() - 1
+    centre = round_half_away((left_top + right_bottom) / 2)
+    return torch.where(size < 1, centre, left_top.floor() + 1), size.clamp(min=1)
 
 
 def _checked_levels(levels: Sequence[int]) -> Sequence[int]:
