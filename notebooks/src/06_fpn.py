@@ -217,7 +217,8 @@ show(proposing.static(counts=(5, 50)), alt="Objectness of the anchors of 32 pixe
 #
 # $$k = \left\lfloor k_0 + \log_2 \frac{\sqrt{wh}}{224} \right\rfloor, \qquad k_0 = 4$$
 #
-# 224 is the size of the pictures on which the backbone was pre-trained: such a region belongs to C4, as in Faster R-CNN; half of it, one level down. Our body was pre-trained on crops of 64 pixels, so 64 takes the place of 224. By hand:
+# 224 is the size of the pictures on which the paper's backbone was pre-trained: such a region is looked at on stride 16, as in Faster R-CNN; half of it, one level down. Our objects are smaller, and our head has 128 in place of 224: a region of
+# 64 pixels goes to P3, where its 7 × 7 bins lie on 8 × 8 cells. By hand:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -227,8 +228,8 @@ from lessons.roi import pyramid_levels
 
 sizes = (16, 31, 32, 63, 64, 100, 112, 127, 128, 224, 447, 448, 600)
 squares = torch.tensor([[0.0, 0, size, size] for size in sizes])
-by_hand = {canonical: [min(max(math.floor(4 + math.log2(size / canonical)), 2), 5) for size in sizes] for canonical in (224, 64)}
-for canonical in (224, 64):
+by_hand = {canonical: [min(max(math.floor(4 + math.log2(size / canonical)), 2), 5) for size in sizes] for canonical in (224, 128)}
+for canonical in (224, 128):
     found = pyramid_levels(squares, strides=(4, 8, 16, 32), canonical_size=canonical)  # 0 is the finest
     assert (found + 2).tolist() == by_hand[canonical]
     print(f"canonical size {canonical}:", ", ".join(f"{size} px -> P{k}" for size, k in zip(sizes, by_hand[canonical])))
@@ -239,7 +240,7 @@ for canonical in (224, 64):
 # %% tags=["widget", "nbval-ignore-output"]
 from utils.widgets import LevelExplorer
 
-sending = LevelExplorer(scene, scene_target["boxes"][0].tolist(), canonical_size=64)
+sending = LevelExplorer(scene, scene_target["boxes"][0].tolist(), canonical_size=128)
 sending
 
 # %% tags=["static"]
@@ -249,16 +250,17 @@ show(sending.static(), alt="A box on a scene and the cells that it touches on th
 from lessons.roi import multiscale_roi_align, roi_align
 
 boxes = scene_target["boxes"]
-pooled = multiscale_roi_align(features, [boxes], 7, (4, 8, 16, 32), canonical_size=64)
-for i, number in enumerate(pyramid_levels(boxes, (4, 8, 16, 32), 64).tolist()):  # one box at a time
+pooled = multiscale_roi_align(features, [boxes], 7, (4, 8, 16, 32), canonical_size=128)
+torch.testing.assert_close(pooled, detector.box_head.pool(features, [boxes]))  # what the head sees
+for i, number in enumerate(pyramid_levels(boxes, (4, 8, 16, 32), 128).tolist()):  # one box at a time
     torch.testing.assert_close(pooled[i], roi_align(features[number], [boxes[i : i + 1]], 7, 1 / (4 * 2**number), 2)[0])
     print(f"{CLASSES[scene_target['labels'][i]]:8s} {box_area(boxes[i : i + 1]).sqrt().item():4.0f} px: P{number + 2}")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-assigned = pyramid_levels(torch.cat(objects), (4, 8, 16, 32), 64) + 2
-print("objects of 200 scenes by level:", {f"P{k}": int((assigned == k).sum()) for k in (2, 3, 4, 5)})
-print("with the paper's 224:          ", {f"P{k}": int((pyramid_levels(torch.cat(objects), (4, 8, 16, 32)) + 2 == k).sum()) for k in (2, 3, 4, 5)})
+for canonical in (128, 224):
+    assigned = pyramid_levels(torch.cat(objects), (4, 8, 16, 32), canonical) + 2
+    print(f"canonical size {canonical}: objects of 200 scenes by level", {f"P{k}": int((assigned == k).sum()) for k in (2, 3, 4, 5)})
 
 # %% [markdown]
 # ### 3.6 The price
@@ -534,7 +536,7 @@ def cells_a_side(size):
 check(cells_a_side, lambda size: size / 2 ** min(max(math.floor(4 + math.log2(size / 224)), 2), 5), [(112,), (223,), (224,), (895,)])
 
 # %% [markdown]
-# **3.** Change `canonical_size` of the shipped detector's head to 224 and to 32 and measure as in section 7. Why does it hurt, though nothing is retrained?
+# **3.** Change `canonical_size` of the shipped detector's head to 224 and to 64 and measure as in section 7. Why does it hurt, though nothing is retrained?
 #
 # **4.** Train the pyramid without smoothing (`nn.Identity` in place of `layer_blocks`) for 250 steps, as in `experiments/fpn_ablation.py`. Does recall suffer?
 #
