@@ -19,7 +19,7 @@ function render({ model, el }) {
   const bare = html("label", {}, html("div", { class: "dl-row" }, panel));
   const box = html("input", { type: "checkbox", "data-choice": "map" }, bare);
   bare.append(" show this channel's map on the picture");
-  const small = html("div", { class: "dl-small" }, panel);
+  const small = html("div", { class: "dl-small dl-three" }, panel);
   html("p", { class: "dl-hint" }, panel, "Orange: the cells of the window. White: the bins of one level; a darker seam is a cell that two bins share. Keys: Tab, arrows, Shift, Alt or Ctrl to resize.");
   errors(panel, view);
   box.addEventListener("change", draw);
@@ -49,13 +49,12 @@ function render({ model, el }) {
   /** The n x n pooled values of one channel, as squares; brighter is larger. */
   function drawLevel({ n, values }) {
     const one = html("figure", { class: String(n) === view.get("level") ? "dl-chosen" : "", "data-level": n }, small);
-    const grid = svg("svg", { viewBox: `0 0 ${n} ${n}`, role: "img", "aria-label": `${n} × ${n} bins: ${values.map((value) => value.toFixed(1)).join(", ")}` }, one);
-    const strongest = Math.max(view.get("strongest"), 1e-6);
+    const canvas = svg("svg", { viewBox: `0 0 ${n} ${n}`, role: "img", "aria-label": `${n} × ${n} bins: ${values.map((value) => value.toFixed(1)).join(", ")}` }, one);
+    const grid = svg("g", {}, canvas), strongest = Math.max(view.get("strongest"), 1e-6);
     values.forEach((value, i) => {
-      const share = Math.min(1, value / strongest), x = i % n, y = Math.floor(i / n);
-      svg("rect", { x, y, width: 0.96, height: 0.96, fill: COLOURS.blue, "fill-opacity": 0.12 + 0.88 * share }, grid);
-      const ink = share > 0.45 ? "#fff" : "var(--dl-ink)";
-      svg("text", { x: x + 0.48, y: y + 0.48 + 0.1, "text-anchor": "middle", "font-size": 0.28, style: `fill: ${ink}` }, grid).textContent = value.toFixed(1);
+      const share = Math.min(1, Math.max(0, value / strongest)), x = i % n, y = Math.floor(i / n);
+      svg("rect", { "data-value": "bin", x, y, width: 0.97, height: 0.97, fill: `color-mix(in srgb, ${COLOURS.blue} ${Math.round(100 * share)}%, #fff)` }, grid);
+      svg("text", { x: x + 0.485, y: y + 0.59, "text-anchor": "middle", "font-size": Math.min(0.3, n / 8), fill: share < 0.9 ? "#000" : "#fff" }, grid).textContent = value.toFixed(1);
     });
     html("figcaption", {}, one, `${n} × ${n}`);
   }
