@@ -150,9 +150,9 @@ assert lengths == {21 * 144}
 # %% [markdown]
 # ### 3.3 From pixels to cells
 #
-# For detection the pyramid stands on a *window* of the map. A proposal is given in pixels; the map has one cell for every 8. Which cells are the window's?
-# A cell sees far more than its own 8 pixels, so SPPnet takes the cells strictly *between* the window's edges: from $\lfloor x_1 / S \rfloor + 1$ to $\lceil x_2 / S \rceil - 1$.
-# A window so small that no cell is left gets the one nearest to its centre.
+# For detection the pyramid stands on a *window* of the map. A proposal is given in pixels; the map has one cell for every S = 8. Which cells are the window's?
+# With padding at each convolution, the middle of what cell i sees is pixel S · i. SPPnet takes the cells whose middle lies *inside* the window, strictly between its edges: from $\lfloor x_1 / S \rfloor + 1$
+# to $\lceil x_2 / S \rceil - 1$. A window so small that no cell is left gets the one nearest to its centre.
 
 # %%
 # NBVAL_CHECK_OUTPUT
