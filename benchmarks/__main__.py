@@ -1,9 +1,10 @@
-"""`python -m benchmarks NAME [OPTIONS]`: ops, metrics or proposals beside their references; mutants, planted bugs."""
+"""`python -m benchmarks NAME [OPTIONS]`: ops, models, metrics or proposals beside their references, for speed
+and memory; parity, how far models differ from them; mutants, planted bugs."""
 
 import importlib
 import sys
 
-NAMES = ("ops", "metrics", "proposals", "mutants")
+NAMES = ("ops", "models", "parity", "metrics", "proposals", "mutants")
 
 
 def main() -> int:

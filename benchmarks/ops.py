@@ -150,17 +150,17 @@ def candidates(count: int, objects: int, device: str) -> tuple[Tensor, Tensor]:
     return (base + jitter * torch.tensor([1, 1, -1, -1])).to(device), torch.rand(count, generator=generator).to(device)
 
 
-def side_by_side(mine: Callable[[], Tensor], theirs: Callable[[], Tensor], repeats: int, device: str
-                 ) -> tuple[float, float]:
+def side_by_side(mine: Callable[[], Tensor], theirs: Callable[[], Tensor], repeats: int, device: str,
+                 clock: Callable[[], float] = time.perf_counter) -> tuple[float, float]:
     """Median seconds of both, taken in turns so that a busy moment of the machine meets both."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats + 1):
         for run, column in zip((mine, theirs), seconds, strict=True):
-            began = time.perf_counter()
+            began = clock()
             run()
             if device == "cuda":
                 torch.cuda.synchronize()
-            column.append(time.perf_counter() - began)
+            column.append(clock() - began)
     return statistics.median(seconds[0][1:]), statistics.median(seconds[1][1:])  # the first warms up
 
 

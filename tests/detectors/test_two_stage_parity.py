@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from parity import assert_same_detections, assert_same_step, intermediate, photographs, reference, targets_for
+from parity import assert_same_detections, assert_same_step, with_old_names
 
+from benchmarks.alive import layers_of, photographs, recorded, reference, targets_for
 from lessons import zoo
 from lessons.checkpoints import CheckpointError
 
-LAST = {"rpn.head.cls_logits": 6, "rpn.head.bbox_pred": 4, "roi_heads.box_predictor.cls_score": 6,
-        "roi_heads.box_predictor.bbox_pred": 4, "roi_heads.mask_predictor.mask_fcn_logits": 4}
 NAMES = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn")
 CLASSES = {"keypointrcnn_resnet50_fpn": 2}
 SINGLE = ("loss_objectness",)  # torchvision's labels of anchors are float32, and so is this loss
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module", params=NAMES)
 def pair(request):
     """torchvision's model and ours with its weights, in double precision, for small pictures and all scores."""
-    theirs = reference(request.param, LAST).double()
+    theirs = reference(request.param).double()
     mine = zoo.load(request.param, theirs.state_dict()).double()
     assert settings(mine) == reference_settings(theirs)
     theirs.transform.min_size, theirs.roi_heads.score_thresh = (128,), 0.0
@@ -60,19 +59,12 @@ def reference_settings(model):
 def test_every_detection(pair):
     name, mine, theirs = pair
     images = photographs()
-    inside = {"backbone.body.layer4": "backbone.body.layer4", "backbone.fpn": "backbone.fpn", "rpn.cls_logits": "rpn.head.cls_logits",
-              "rpn.bbox_pred": "rpn.head.bbox_pred", "box_head.cls_score": "roi_heads.box_predictor.cls_score",
-              "box_head.bbox_pred": "roi_heads.box_predictor.bbox_pred", "mask_head": "roi_heads.mask_predictor",
-              "keypoint_head": "roi_heads.keypoint_predictor"}
-    inside = {ours: other for ours, other in inside.items() if ours.split(".")[0] in dict(mine.named_children())}
-    seen, expected = intermediate(mine, inside), intermediate(theirs, inside.values())
-    with torch.no_grad():
+    layers = layers_of(theirs)
+    with torch.no_grad(), recorded(mine, layers) as seen, recorded(theirs, layers.values()) as expected:
         found, wanted = mine(images), theirs(images)
-    for ours, other in inside.items():
-        for a, b in zip(seen[ours], expected[other], strict=True):
-            pairs = zip(a.values(), b.values(), strict=True) if isinstance(a, dict) else [(a, b)]
-            for one, two in pairs:
-                torch.testing.assert_close(one, two, rtol=0, atol=1e-9)
+    assert {key.rpartition(".")[0] for key, _ in mine.named_parameters()} == seen.keys()
+    for ours, other in layers.items():
+        torch.testing.assert_close(seen[ours], expected[other], rtol=0, atol=1e-9)
     assert_same_detections(found, wanted)
     assert min(len(d["boxes"]) for d in found) == mine.box_head.max_detections
     scores = torch.cat([d["scores"] for d in found])
@@ -104,39 +96,25 @@ def test_a_batch_without_objects(pair):
     assert all(value.isfinite() for value in results[0].values())
 
 
-def test_single_precision():
-    theirs = reference("fasterrcnn_resnet50_fpn", LAST).eval()
-    mine = zoo.load("fasterrcnn_resnet50_fpn", theirs.state_dict())
-    images = torch.stack(photographs([(160, 224)] * 2, torch.float32))
-    with torch.no_grad():
-        for a, b in zip(mine.backbone(images), theirs.backbone(images).values(), strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
-
-
-OLD = {"rpn.head.conv.0.0.": "rpn.head.conv.", "backbone.fpn.inner_blocks.0.0.": "backbone.fpn.inner_blocks.0.",
-       **{f"roi_heads.mask_head.{i}.0.": f"roi_heads.mask_head.mask_fcn{i + 1}." for i in range(4)}}
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_old_names_and_frozen_batch_norm(name):
-    """The published files: names of an older generation, no num_batches_tracked, epsilon 0."""
-    state = reference(name, LAST).state_dict()
-    old = {}
-    for key, tensor in state.items():
-        for new, before in OLD.items():
-            key = key.replace(new, before)
-        if not key.endswith("num_batches_tracked"):
-            old[key] = tensor
+@pytest.mark.parametrize("tracked", [False, True])
+def test_old_names(name, tracked):
+    """The published files have names of an older generation, no num_batches_tracked and batch norm of epsilon 0."""
+    theirs = reference(name)
+    state = theirs.state_dict()
+    old = with_old_names(state, tracked)
+    assert len(old.keys() - state.keys()) >= 18
+    assert theirs.load_state_dict(old, strict=tracked) is not None
     model = zoo.load(name, old)
     ordinary = zoo.load(name, state)
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, ordinary.state_dict()[key]), key
-    assert {module.eps for module in model.modules() if hasattr(module, "eps")} == {0.0}
+    assert {module.eps for module in model.modules() if hasattr(module, "eps")} == {1e-5 if tracked else 0.0}
     assert {module.eps for module in ordinary.modules() if hasattr(module, "eps")} == {1e-5}
 
 
 def test_what_does_not_fit_is_named():
-    state = reference("fasterrcnn_resnet50_fpn", LAST, num_classes=5).state_dict()
+    state = reference("fasterrcnn_resnet50_fpn", num_classes=5).state_dict()
     assert zoo.load("fasterrcnn_resnet50_fpn", state).box_head.num_classes == 5
     with pytest.raises(CheckpointError, match="does not fit MaskRCNN: missing: mask_head"):
         zoo.load("maskrcnn_resnet50_fpn", state)
