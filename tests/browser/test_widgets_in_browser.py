@@ -19,6 +19,7 @@ from utils.widgets import (
     NmsPlayer,
     PrecisionRecallExplorer,
     ProposalExplorer,
+    PyramidExplorer,
 )
 
 pytestmark = pytest.mark.browser
@@ -56,6 +57,13 @@ proposed = ProposalExplorer(scene, torch.cat([boxes, near]), {"32 px square": he
 proposed
 """, """
 pyramid = LevelExplorer(photograph, [60, 60, 170, 200])
+pyramid
+""", """
+from lessons import zoo
+from lessons.images import normalise
+with torch.no_grad():
+    feature = zoo.load("sppnet", "lesson").backbone(normalise(scene)[None])[0][0]
+pyramid = PyramidExplorer(scene, feature, target["boxes"][0].div(2).tolist())
 pyramid
 """]
 
@@ -262,6 +270,24 @@ def test_a_smaller_box_goes_to_a_finer_level(widgets):
     widgets.screenshot("widget_levels")
 
 
+def test_a_window_of_any_size_has_a_vector_of_one_length(widgets):
+    widget = widgets.widget("pyramid")
+    cells, length = widget.locator('[data-cells="window"]'), widget.locator('[data-value="length"]')
+    before, width = length.inner_text(), cells.get_attribute("width")
+    widget.locator('[data-box="w"]').focus()
+    for _ in range(3):
+        widgets.page.keyboard.press("Shift+Control+ArrowRight")
+    assert float(wait_for_change(widgets, lambda: cells.get_attribute("width"), width)) > float(width)
+    assert length.inner_text() == before
+    assert widget.locator('[data-bin="4"]').count() == 16
+    widget.get_by_role("combobox").select_option("2")
+    assert widget.locator("[data-bin]").count() == 4
+    values = widget.locator("figure").first.inner_text()
+    slide(widgets, widget, "channel", "ArrowRight", 3)
+    wait_for_change(widgets, lambda: widget.locator("figure").first.inner_text(), values)
+    widgets.screenshot("widget_pyramid")
+
+
 def test_play_arrives_and_stops_by_itself(widgets):
     widget = widgets.widget("boxes")
     widget.get_by_role("combobox").select_option("GIoU")
@@ -325,7 +351,8 @@ MAKE = {"boxes": lambda: BoxPlayground(PICTURE, [0, 0, 20, 20], [10, 0, 30, 20])
         "threshold": lambda: DetectionThreshold(PICTURE, FOUND, ("background", "bird", "fish")),
         "anchors": lambda: AnchorExplorer(PICTURE, BOXES[1:3], ["bird", "fish"]),
         "proposals": lambda: ProposalExplorer(PICTURE, BOXES, {"32 px square": PICTURE[0]}, BOXES[1:3]),
-        "levels": lambda: LevelExplorer(PICTURE, [0, 0, 20, 20])}
+        "levels": lambda: LevelExplorer(PICTURE, [0, 0, 20, 20]),
+        "pyramid": lambda: PyramidExplorer(PICTURE, PICTURE[:, ::8, ::8], [0, 0, 40, 30])}
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -366,7 +393,7 @@ def test_only_what_is_dragged_stops_a_finger_from_scrolling(stage, name):
     held = page.evaluate("""() => [...document.querySelectorAll('.dl-widget *')]
         .filter(node => getComputedStyle(node).touchAction === "none")
         .map(node => node.matches('[data-handle], [data-box] .dl-frame') ? "dragged" : node.outerHTML.slice(0, 80))""")
-    assert held == ["dragged"] * 9 * {"boxes": 2, "levels": 1}.get(name, 0)  # a box with eight handles
+    assert held == ["dragged"] * 9 * {"boxes": 2, "levels": 1, "pyramid": 1}.get(name, 0)  # a box with eight handles
 
 
 # contrast of every text with the ground it lies on (Web Content Accessibility Guidelines 2.1, contrast ratio)

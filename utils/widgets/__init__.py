@@ -7,7 +7,8 @@ from utils.widgets.levels import LevelExplorer
 from utils.widgets.nms import NmsPlayer
 from utils.widgets.precision import PrecisionRecallExplorer
 from utils.widgets.proposals import ProposalExplorer
+from utils.widgets.pyramid import PyramidExplorer
 from utils.widgets.threshold import DetectionThreshold
 
 __all__ = ["AnchorExplorer", "BoxPlayground", "DetectionThreshold", "HierarchyExplorer", "LevelExplorer", "NmsPlayer",
-           "PrecisionRecallExplorer", "ProposalExplorer"]
+           "PrecisionRecallExplorer", "ProposalExplorer", "PyramidExplorer"]
