@@ -138,7 +138,7 @@ for row, (letter, maps) in enumerate((("C", stages), ("P", features))):
     for level, one in enumerate(maps):
         ax = draw_heat_map(axes[row, level], scene, one[0].norm(dim=0), f"{letter}{level + 2}, stride {4 * 2**level}", opacity=0.75)
         draw_boxes(ax, scene_target["boxes"], colors=["#FFFFFF"], linestyle="--", linewidth=1.5)
-show(figure, alt="Lengths of the feature vectors over a scene: the body's stages C2 to C5 above, the pyramid's levels P2 to P5 below. C2 follows edges everywhere; P2 is smoother and follows objects more.")
+show(figure, alt="Lengths of the feature vectors over a scene: the body's stages C2 to C5 above, the pyramid's levels P2 to P5 below. C2 responds to texture everywhere; on P2 and P3 some of the objects stand out.")
 
 # %% [markdown]
 # ### 3.3 One size of anchor for each level
@@ -439,7 +439,9 @@ for name, head in {"by its size": detector.box_head, **{f"all on P{k}": only_lev
     print(f"{name:12s} AP {numbers['AP']:.3f}, AP50 {numbers['AP50']:.3f}, small {numbers['AP_small']:.3f}, medium {numbers['AP_medium']:.3f}")
 
 # %% [markdown]
-# **Is P2 alone enough, then?** In the paper nearly: 33.4 against 33.9 with the same proposals, *trained* so. RoI pooling makes up for the wrong size, for it takes a grid of 7 × 7 from a region of any size. For the RPN, which slides a 3 × 3 window, the levels matter more.
+# P2 and P3 can stand in for each other, most of all P2 for P3; the head fails on P4 and P5, where no region of our scenes was ever sent in training (section 3.5).
+#
+# **Is P2 alone enough, then?** Here it is, and in the paper nearly: 33.4 against 33.9 with the same proposals, *trained* so. RoI pooling makes up for the wrong size, for it takes a grid of 7 × 7 from a region of any size. For the RPN, which slides a 3 × 3 window, the levels matter more.
 #
 # **Why a sum, and why enlarge by repeating?** It is the simplest thing that works: no weights, no choice. Repeating leaves blocks of equal values; the 3 × 3 convolution after the sum is there against them (the paper: to reduce the aliasing effect of upsampling).
 #
