@@ -10,7 +10,15 @@ import nbformat
 import pytest
 import torch
 
-from utils.widgets import BoxPlayground, DetectionThreshold, HierarchyExplorer, NmsPlayer, PrecisionRecallExplorer
+from utils.widgets import (
+    BoxPlayground,
+    DetectionThreshold,
+    HierarchyExplorer,
+    MaskPaste,
+    NmsPlayer,
+    PrecisionRecallExplorer,
+    RoiPoolingExplorer,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -37,6 +45,15 @@ scores = torch.linspace(1.5, -0.5, len(target["boxes"]))
 found = {"boxes": target["boxes"] / 2, "labels": target["labels"], "scores": scores}
 slider = DetectionThreshold(scene, found, CLASSES, threshold=0.0)
 slider
+""", """
+regions = RoiPoolingExplorer(torch.arange(64.0).view(8, 8), [1.6, 2.3, 5.7, 6.4])
+regions
+""", """
+from lessons.masks import project_masks
+whole = {"boxes": target["boxes"], "labels": target["labels"]}
+squares = project_masks(target["masks"], target["boxes"], torch.arange(len(target["boxes"])), 28)
+paste = MaskPaste(photograph, squares, whole, CLASSES, target["masks"])
+paste
 """]
 
 
@@ -184,6 +201,49 @@ def test_fewer_detections_above_a_higher_threshold(widgets):
     widgets.screenshot("widget_threshold")
 
 
+def test_a_region_moves_by_fractions_of_a_cell(widgets):
+    widget = widgets.widget("roi")
+    say = widget.locator("p.dl-say")
+    body, before = widget.locator(".dl-frame.dl-drag"), say.inner_text()
+    assert "RoIPool looks at 5 × 5 whole cells" in before
+    assert widget.locator("[data-sample]").count() == 16
+    assert widget.locator("[data-bin]").count() == 4
+    widget.locator('[data-box="roi"]').focus()
+    widgets.page.keyboard.press("ArrowLeft")
+    assert float(body.get_attribute("x")) == pytest.approx(1.5)
+    wait_for_change(widgets, say.inner_text, before)
+    results = widget.locator('[data-result="RoIAlign"]')
+    old, place = results.get_attribute("aria-label"), body.bounding_box()
+    widgets.page.mouse.move(place["x"] + 8, place["y"] + 8)
+    widgets.page.mouse.down()
+    widgets.page.mouse.move(place["x"] - 20, place["y"] + 8, steps=4)
+    widgets.page.mouse.up()
+    wait_for_change(widgets, lambda: results.get_attribute("aria-label"), old)
+    assert float(body.get_attribute("x")) < 1.5
+    slide(widgets, widget, "bins", "ArrowRight")
+    wait_for_change(widgets, widget.locator("[data-bin]").count, 4)
+    assert widget.locator("[data-bin]").count() == 9
+    widgets.screenshot("widget_roi")
+
+
+def test_a_higher_threshold_leaves_less_of_a_mask(widgets):
+    widget = widgets.widget("mask_paste")
+    say, veil = widget.locator("p.dl-say"), widget.locator("[data-veil]")
+    before, shown = say.inner_text(), veil.get_attribute("href")
+    slide(widgets, widget, "threshold", "Shift+ArrowRight", 4)
+    after = wait_for_change(widgets, say.inner_text, before)
+    assert "reach 0.9" in after
+    assert pixels(after) < pixels(before)
+    assert veil.get_attribute("href") != shown
+    widget.get_by_role("combobox").select_option("1")
+    wait_for_change(widgets, say.inner_text, after)
+    widgets.screenshot("widget_mask_paste")
+
+
+def pixels(sentence):
+    return int(sentence.split("; ")[1].split(" pixels")[0])
+
+
 def test_play_arrives_and_stops_by_itself(widgets):
     widget = widgets.widget("boxes")
     widget.get_by_role("combobox").select_option("GIoU")
@@ -244,7 +304,10 @@ MAKE = {"boxes": lambda: BoxPlayground(PICTURE, [0, 0, 20, 20], [10, 0, 30, 20])
         "nms": lambda: NmsPlayer(PICTURE, BOXES, SCORES, labels=["cat", "dog", "cat", "cat"]),
         "pr": lambda: PrecisionRecallExplorer(SCORES, SCORES > 0.5, 3),
         "hierarchy": lambda: HierarchyExplorer(PICTURE, [torch.zeros(60, 80), torch.ones(60, 80)] * 9),
-        "threshold": lambda: DetectionThreshold(PICTURE, FOUND, ("background", "bird", "fish"))}
+        "threshold": lambda: DetectionThreshold(PICTURE, FOUND, ("background", "bird", "fish")),
+        "roi": lambda: RoiPoolingExplorer(torch.arange(48.0).view(6, 8), [1.3, 1.6, 4.4, 3.7]),
+        "mask_paste": lambda: MaskPaste(PICTURE, torch.rand(4, 7, 7, generator=torch.Generator().manual_seed(0)), FOUND,
+                                        ("background", "bird", "fish"))}
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -285,7 +348,8 @@ def test_only_what_is_dragged_stops_a_finger_from_scrolling(stage, name):
     held = page.evaluate("""() => [...document.querySelectorAll('.dl-widget *')]
         .filter(node => getComputedStyle(node).touchAction === "none")
         .map(node => node.matches('[data-handle], [data-box] .dl-frame') ? "dragged" : node.outerHTML.slice(0, 80))""")
-    assert held == ["dragged"] * (18 if name == "boxes" else 0)  # two boxes with eight handles each
+    dragged = {"boxes": 18, "roi": 2}  # two boxes with eight handles each; one region with one
+    assert held == ["dragged"] * dragged.get(name, 0)
 
 
 # contrast of every text with the ground it lies on (Web Content Accessibility Guidelines 2.1, contrast ratio)
@@ -370,6 +434,13 @@ def test_classes_are_named_and_earlier_boxes_stay_faintly(stage):
     assert float(earlier.get_attribute("stroke-opacity")) < 0.7
     assert "suppresses nothing" in say.inner_text()
     assert "by #2" in page.locator('[data-candidate="3"]').inner_text()
+
+
+def test_a_picture_without_masks_says_so(stage):
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    page = stage(MaskPaste(PICTURE, torch.zeros(0, 28, 28), nothing, ("background",)))
+    assert "There are no detections" in page.inner_text("body")
+    assert page.locator("input").count() == 0
 
 
 def test_regions_without_boxes_and_captions(stage):

@@ -2,8 +2,11 @@
 
 from utils.widgets.boxes import BoxPlayground
 from utils.widgets.hierarchy import HierarchyExplorer
+from utils.widgets.mask_paste import MaskPaste
 from utils.widgets.nms import NmsPlayer
 from utils.widgets.precision import PrecisionRecallExplorer
+from utils.widgets.roi import RoiPoolingExplorer
 from utils.widgets.threshold import DetectionThreshold
 
-__all__ = ["BoxPlayground", "DetectionThreshold", "HierarchyExplorer", "NmsPlayer", "PrecisionRecallExplorer"]
+__all__ = ["BoxPlayground", "DetectionThreshold", "HierarchyExplorer", "MaskPaste", "NmsPlayer",
+           "PrecisionRecallExplorer", "RoiPoolingExplorer"]
