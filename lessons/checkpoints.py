@@ -90,14 +90,16 @@ def command_line() -> str:
 def data_hash(dataset: Dataset, samples: int = 16) -> str:
     """Sixteen hexadecimal digits that tell one data set from another, for a card.
 
-    Taken from the length and up to `samples` evenly spaced samples: pixels rounded to bytes, boxes and labels.
+    Taken from the length and up to `samples` evenly spaced samples: pixels rounded to bytes, boxes and labels; a sample
+    may also be a picture and its one label.
     """
     length = len(dataset)  # type: ignore[arg-type]
     digest = hashlib.sha256(str(length).encode())
     for i in range(min(samples, length)):
         image, target = dataset[i * length // min(samples, length)]
         pixels = (image * 255).round().to(torch.uint8)
-        for tensor in (pixels, target["boxes"].float(), target["labels"].long()):
+        truth = [target[k] for k in ("boxes", "labels")] if isinstance(target, dict) else [torch.tensor(target)]
+        for tensor in (pixels, *truth):
             digest.update(str(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 

@@ -4,7 +4,6 @@ A recipe says how its detector is built and how much of everything a profile tak
 the pre-trained body, the data, the loop, the measuring, the checkpoint and its card.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
-from lessons.callbacks import Callback, History
+from lessons.callbacks import Callback
 from lessons.checkpoints import data_hash, save_checkpoint
 from lessons.data.catalogue import open_dataset
 from lessons.data.proposed import WithProposals
@@ -55,20 +54,20 @@ def train_jointly(name: str, build: Callable[..., nn.Module], plan: Plan, datase
     make none of their own; with `resume` they are kept in `folder`. The checkpoint goes into `folder` and, for a
     lesson's own, into data/checkpoints.
     """
-    began, folder = time.perf_counter(), None if folder is None else Path(folder)
+    folder = None if folder is None else Path(folder)
     data: DetectionDataset = open_for_training(dataset, plan.images, transform)
     if proposals:
         file = folder / "proposals.safetensors" if folder and resume else None
         data = open_with_proposals(dataset, plan.images, proposals, file)
     model = build(num_classes=len(data.classes), seed=seed, side=side_of(dataset))
     start_from_pre_trained(model.backbone.body)  # type: ignore[arg-type, union-attr]
-    fit(model, data, plan, seed, folder, resume, device)
+    trainer = fit(model, data, plan, seed, folder, resume, device)
     model.to("cpu").eval()
-    seconds, found = round(time.perf_counter() - began), measure(model, dataset, plan.measured, transform, metrics)
+    found = measure(model, dataset, plan.measured, transform, metrics)
     print(summary(found))
-    data.transform = None  # the card tells the pictures, not how they fell
-    card = {"seed": seed, "data": data_hash(data), "plan": asdict(plan), "steps": plan.steps, "seconds": seconds,
-            "device": str(device or "fastest"), "metrics": found}
+    data.transform = None  # what is random has no place in a hash
+    card = {"seed": seed, "data": data_hash(data), "plan": asdict(plan), "steps": plan.steps,
+            "seconds": round(trainer.seconds), "device": str(device or "fastest"), "metrics": found}
     for path in (folder and folder / f"{name}.safetensors", is_lesson and CHECKPOINTS / f"{name}.safetensors"):
         if path:
             save_checkpoint(path, model.state_dict(), card, torch.float16)
@@ -77,14 +76,18 @@ def train_jointly(name: str, build: Callable[..., nn.Module], plan: Plan, datase
 
 def fit(model: nn.Module, data: DetectionDataset, plan: Plan, seed: int = 0, folder: Path | None = None,
         resume: bool = False, device: str | None = None, callbacks: Sequence[Callback] = (), progress: bool = True
-        ) -> History:
-    """The loop that notebooks show: AdamW, a warm-up, then half a cosine down to 0; long gradients are shortened."""
+        ) -> Trainer:
+    """The loop that notebooks show: AdamW, a warm-up, then half a cosine down to 0; long gradients are shortened.
+
+    Returns the trainer, which knows the history of the losses and the seconds that it took.
+    """
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=plan.learning_rate,
                                   weight_decay=0.05)
     trainer = Trainer(model, optimizer, data, batch_size=plan.batch_size, steps=plan.steps, seed=seed,
                       schedule=cosine(plan.steps, warmup=min(100, plan.steps // 4)), clip_norm=5.0, device=device,
                       callbacks=callbacks, folder=folder and folder / "training", progress=progress)
-    return trainer.run(resume)
+    trainer.run(resume)
+    return trainer
 
 
 def open_for_training(dataset: str, images: int, transform: Transform | None = None) -> DetectionDataset:

@@ -93,19 +93,33 @@ def pool_by_level(features: Sequence[Tensor], boxes: Sequence[Tensor], strides: 
 
     canonical: a box's side in pixels and the level that such a box belongs to; the rest as `multiscale_roi_align`.
     """
-    canonical_size, canonical_level = canonical
     check_device(features=features, boxes=boxes)
-    steady = all(later in (earlier, 2 * earlier) for earlier, later in pairwise(strides))
-    if not strides or len(features) != len(strides) or not steady or strides[0] < 1 or math.log2(strides[0]) % 1:
-        raise ValueError(f"strides {list(strides)} for {len(features)} feature maps: want powers of two, finest first, "
-                         "each the same as or twice the one before.")
+    _check_pyramid(strides, len(features))
     image, corners = _numbered(boxes, len(features[0]))
     numbered = torch.cat([image[:, None].to(corners.dtype), corners], dim=1)
-    ideal = canonical_level + torch.log2(box_area(corners).sqrt() / canonical_size) + 1e-6
-    level = (ideal.floor() - math.log2(strides[0])).clamp(0, math.log2(strides[-1] / strides[0]))
+    level = pyramid_levels(corners, strides, *canonical)
     parts = [pool(feature, numbered[level == number], 1 / stride)
              for number, (feature, stride) in enumerate(zip(features, strides, strict=True))]
     return torch.cat(parts)[level.argsort(stable=True).argsort()]
+
+
+def pyramid_levels(boxes: Tensor, strides: Sequence[int], canonical_size: int = 224, canonical_level: int = 4
+                   ) -> Tensor:
+    """The feature map on which each box is looked at, (N,) int64, 0 the finest (Lin et al., CVPR 2017, equation 1).
+
+    boxes (N, 4) xyxy pixels; the rest as `multiscale_roi_align`. Boxes beyond the finest or the coarsest map belong to
+    that map. Raises ValueError for bad boxes or strides, as `multiscale_roi_align`.
+    """
+    _check_pyramid(strides, len(strides))
+    ideal = canonical_level + torch.log2(box_area(boxes).sqrt() / canonical_size) + 1e-6  # rounding must not cost one
+    return (ideal.floor() - math.log2(strides[0])).clamp(0, math.log2(strides[-1] / strides[0])).long()
+
+
+def _check_pyramid(strides: Sequence[int], maps: int) -> None:
+    steady = all(later in (earlier, 2 * earlier) for earlier, later in pairwise(strides))
+    if not strides or maps != len(strides) or not steady or strides[0] < 1 or math.log2(strides[0]) % 1:
+        raise ValueError(f"strides {list(strides)} for {maps} feature maps: want powers of two, finest first, "
+                         "each the same as or twice the one before.")
 
 
 def spatial_pyramid_pool(features: Tensor, levels: Sequence[int]) -> Tensor:
@@ -131,16 +145,24 @@ def roi_spatial_pyramid_pool(features: Tensor, boxes: Boxes, levels: Sequence[in
     """Spatial pyramid pooling of each box: (N, C * sum of n^2), ordered as `spatial_pyramid_pool`.
 
     Arguments and errors as `roi_pool`, levels as `spatial_pyramid_pool`. The RoI's cells are those between its edges,
-    floor(x1 * scale) + 1 to ceil(x2 * scale) - 1, or the one nearest to its centre if there is none; window i of n
+    floor(x1 * scale) + 1 to ceil(x2 * scale) - 1, or the one nearest to its centre if there is none (`cells_between`); window i of n
     spans floor(i * size / n) to ceil((i + 1) * size / n) of them (He et al., TPAMI 2015, appendix A).
     """
     image, corners = rois_of(features, boxes, spatial_scale)
-    left_top, right_bottom = (corners * spatial_scale).split(2, dim=1)
-    centre = round_half_away((left_top + right_bottom) / 2)
-    size = right_bottom.ceil() - left_top.floor() - 1
-    first = torch.where(size < 1, centre, left_top.floor() + 1)
-    edges = [bin_edges(first, size.clamp(min=1), (n, n), features.shape[2:]) for n in _checked_levels(levels)]
+    first, size = cells_between(corners * spatial_scale)
+    edges = [bin_edges(first, size, (n, n), features.shape[2:]) for n in _checked_levels(levels)]
     return torch.cat([max_in_bins(features, image, *edge).flatten(1) for edge in edges], dim=1)
+
+
+def cells_between(edges: Tensor) -> tuple[Tensor, Tensor]:
+    """The whole cells between the edges (N, 4) of RoIs, in cells: the first, and how many, (N, 2) each, x and y.
+
+    There is at least one each way, the nearest to the centre (He et al., TPAMI 2015, appendix A, adds no such guard).
+    """
+    left_top, right_bottom = edges.split(2, dim=1)
+    size = right_bottom.ceil() - left_top.floor() - 1
+    centre = round_half_away((left_top + right_bottom) / 2)
+    return torch.where(size < 1, centre, left_top.floor() + 1), size.clamp(min=1)
 
 
 def _checked_levels(levels: Sequence[int]) -> Sequence[int]:

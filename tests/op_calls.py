@@ -78,6 +78,7 @@ def regions():
     points = torch.cat([random(2, 2, 2) * 8, torch.ones(2, 2, 1)], dim=2)
     return {
         "roi.multiscale_roi_align": ([features, random(1, 4, 8, 8)], [BOXES], 2, [1, 2], 2, 8, 1),
+        "roi.multiscale_roi_pool": ([features, random(1, 4, 8, 8)], [BOXES], 2, [1, 2], 8, 1),
         "roi.roi_spatial_pyramid_pool": (features, ROIS, [1, 2], 1.0),
         "roi.rois_of": (features, [BOXES], 1.0),
         "masks.mask_loss": (random(3, 3, 4, 4), [BOXES], truth, [LABELS[:2]], index),

@@ -46,8 +46,8 @@ def takes_tensors(function):
 
 # each map has anchors of its own, and COCO's numbers are reckoned on the processor, wherever tensors come from
 ALONE = {"anchors.pyramid_anchors", "agreement.of_boxes", "agreement.of_masks", "agreement.of_keypoints", "devices.check_device"}
-# what roi lends to position_sensitive; it gets tensors that `rois_of` has checked
-BEHIND = {f"roi.{name}" for name in ("bin_edges", "max_in_bins", "average_samples", "by_kind", "sum_bags")}
+# what roi lends to others, called with tensors that are checked, or, pool_by_level, checking them for its callers
+BEHIND = {f"roi.{name}" for name in ("bin_edges", "max_in_bins", "average_samples", "by_kind", "sum_bags", "pool_by_level")}
 
 
 def test_no_op_was_forgotten():

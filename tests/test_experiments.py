@@ -6,6 +6,7 @@ import sys
 import types
 
 import pytest
+import torch
 
 from experiments import record
 from experiments.__main__ import main
@@ -120,11 +121,39 @@ def test_stored_results_agree_with_their_own_seeds(name):
     assert result["command"].startswith("python -m experiments")
 
 
-def test_stored_results_belong_to_the_shipped_cnn_and_data():
-    current = record._begin("rcnn_context", "", True, record.RESULTS)
+def test_stored_results_belong_to_the_shipped_weights_and_data():
     for name in STORED:
-        result = load_result(name)
+        module, result = importlib.import_module(f"experiments.{name}"), load_result(name)
+        weights = record.checkpoint_hash(getattr(module, "PRE_TRAINED", record.PRE_TRAINED))
+        current = record._begin(name, "", weights, True, record.RESULTS)
         assert (result["data"], result["pre_trained"]) == (current["data"], current["pre_trained"]), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fpn_ablation", "faster_rcnn_training"])
+def test_experiments_on_proposals_run_short(name):
+    numbers = importlib.import_module(f"experiments.{name}").run(0, short=True)
+    assert len(numbers) >= 2
+    assert all(0 <= value <= 1 for row in numbers.values() for key, value in row.items() if key != "seconds")
+
+
+def test_what_is_taken_out_of_the_pyramid_is_out():
+    from experiments import fpn_ablation as ablation
+
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    whole, unlinked, flat = (build(0).eval() for build in (ablation.pyramid, ablation.without_lateral_links, ablation.without_top_down_path))
+    for model in (unlinked, flat):
+        model.backbone.body.load_state_dict(whole.backbone.body.state_dict())
+    unlinked.backbone.fpn.layer_blocks.load_state_dict(whole.backbone.fpn.layer_blocks.state_dict())
+    unlinked.backbone.fpn.inner_blocks[3].load_state_dict(whole.backbone.fpn.inner_blocks[3].state_dict())
+    flat.backbone.fpn.load_state_dict(whole.backbone.fpn.state_dict())
+    with torch.no_grad():
+        coarsest = whole.backbone.fpn.inner_blocks[3](whole.backbone.body(images)[3])
+        enlarged = coarsest.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
+        torch.testing.assert_close(unlinked.backbone(images)[0], whole.backbone.fpn.layer_blocks[0](enlarged))
+        links, smooth = whole.backbone.fpn.inner_blocks, whole.backbone.fpn.layer_blocks
+        alone = [smooth[i](links[i](one)) for i, one in enumerate(whole.backbone.body(images))]
+        torch.testing.assert_close(flat.backbone(images), alone)
 
 
 @pytest.mark.slow

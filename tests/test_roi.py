@@ -229,6 +229,16 @@ def test_multiscale_trains_every_level_and_takes_other_canons():
     assert none.requires_grad
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), max_size=6), st.sampled_from([40, 64, 224]))
+def test_levels_are_the_equations(sides, canonical):
+    boxes = torch.tensor([[3.0, 5, 3 + w, 5 + h] for w, h in sides]).reshape(-1, 4)
+    expected = [min(max(math.floor(4 + math.log2(math.sqrt(w * h) / canonical) + 1e-6), 2), 5) - 2 if w * h else 0
+                for w, h in sides]
+    assert ours.pyramid_levels(boxes, (4, 8, 16, 32), canonical).tolist() == expected
+    assert ours.pyramid_levels(boxes, (4,), canonical).tolist() == [0] * len(sides)
+
+
 @pytest.mark.parametrize("size", [(13, 13), (10, 17), (7, 30), (3, 2), (1, 1), (4, 5)])
 def test_pyramid_equals_the_loop(size):
     """Windows of ceil(a / n) cells every floor(a / n), and where a < n the one cell floor(i * a / n)."""

@@ -22,7 +22,7 @@ from lessons.recipes.faster_rcnn import small_head, small_rpn
 from lessons.recipes.fpn import ANCHOR_SIZES, CHANNELS
 from lessons.recipes.mask_rcnn import DEPTH, HIDDEN
 
-PLANS = {"short": Plan(400, 60, 40), "full": Plan(6400, 800, 200)}
+PLANS = {"short": Plan(400, 60, 40), "full": Plan(5000, 600, 200)}
 POINTS = ("top", "left", "bottom", "right")
 SIGMAS = (0.05,) * len(POINTS)  # tolerance; COCO's are 0.025 for eyes to 0.107 for hips
 

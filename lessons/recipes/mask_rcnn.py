@@ -16,7 +16,7 @@ from lessons.order import seeded
 from lessons.recipes.faster_rcnn import small_head, small_rpn
 from lessons.recipes.fpn import ANCHOR_SIZES, CHANNELS
 
-PLANS = {"short": Plan(400, 60, 40), "full": Plan(13000, 1600, 200)}
+PLANS = {"short": Plan(400, 60, 40), "full": Plan(10000, 1200, 200)}
 HIDDEN, DEPTH = 64, 2  # of the mask head's convolutions
 
 

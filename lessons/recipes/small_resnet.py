@@ -4,7 +4,6 @@ What ImageNet's million photographs are to the papers, crops of the embedded pho
 notebook 03 on begins with this body. It has seen the objects and backgrounds of the training split only.
 """
 
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from lessons.backbones.resnet import ResNet, small_resnet
-from lessons.checkpoints import load_checkpoint, save_checkpoint
+from lessons.checkpoints import data_hash, load_checkpoint, save_checkpoint
 from lessons.data.crops import Crops, stack_crops
 from lessons.data.scenes import CLASSES
 from lessons.images import normalise
@@ -67,17 +66,19 @@ def train(dataset: str = "scenes", profile: str = "short", resume: bool = False,
     """
     if dataset != "scenes":
         raise ValueError(f"the body is pre-trained on crops of the scenes, not on {dataset}.")
-    plan, began = PLANS[profile], time.perf_counter()
+    plan = PLANS[profile]
     model = CropClassifier(build(seed=seed))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
-    Trainer(model, optimizer, Crops(plan.crops, 64, seed=seed), batch_size=64, steps=plan.steps, seed=seed,
-            schedule=cosine(plan.steps, warmup=min(100, plan.steps // 4)), collate=stack_crops, device=device,
-            folder=folder and Path(folder) / "pre_training").run(resume)
+    crops = Crops(plan.crops, 64, seed=seed)
+    trainer = Trainer(model, optimizer, crops, batch_size=64, steps=plan.steps, seed=seed, collate=stack_crops,
+                      schedule=cosine(plan.steps, warmup=min(100, plan.steps // 4)), device=device,
+                      folder=folder and Path(folder) / "pre_training")
+    trainer.run(resume)
     model.to("cpu").eval()
     accuracy = {split: top1(model, Crops(plan.measured, 64, split)) for split in ("val", "val_unknown")}
     print("share of crops classified rightly:", ", ".join(f"{split} {share:.3f}" for split, share in accuracy.items()))
-    card = {"seed": seed, "plan": asdict(plan), "steps": plan.steps, "seconds": round(time.perf_counter() - began),
-            "device": str(device or "fastest"), "metrics": accuracy}
+    card = {"seed": seed, "data": data_hash(crops), "plan": asdict(plan), "steps": plan.steps,
+            "seconds": round(trainer.seconds), "device": str(device or "fastest"), "metrics": accuracy}
     for path in (folder and Path(folder) / "small_resnet.safetensors", profile == "full" and seed == 0 and LESSON):
         if path:
             save_checkpoint(path, model.body.state_dict(), card, torch.float16)

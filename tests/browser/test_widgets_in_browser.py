@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from utils.widgets import (
+    AnchorExplorer,
     BoxPlayground,
     DetectionThreshold,
     HierarchyExplorer,
+    LevelExplorer,
     MaskPaste,
     NmsPlayer,
     PrecisionRecallExplorer,
+    ProposalExplorer,
     RoiPoolingExplorer,
 )
 
@@ -46,14 +49,16 @@ found = {"boxes": target["boxes"] / 2, "labels": target["labels"], "scores": sco
 slider = DetectionThreshold(scene, found, CLASSES, threshold=0.0)
 slider
 """, """
-regions = RoiPoolingExplorer(torch.arange(64.0).view(8, 8), [1.6, 2.3, 5.7, 6.4])
-regions
+anchors = AnchorExplorer(photograph, target["boxes"], [CLASSES[label] for label in target["labels"]], sizes=(32, 64))
+anchors
 """, """
-from lessons.masks import project_masks
-whole = {"boxes": target["boxes"], "labels": target["labels"]}
-squares = project_masks(target["masks"], target["boxes"], torch.arange(len(target["boxes"])), 28)
-paste = MaskPaste(photograph, squares, whole, CLASSES, target["masks"])
-paste
+near = target["boxes"] / 2 + torch.tensor([3.0, 2, 5, 4])
+heat = torch.rand(20, 20, generator=torch.Generator().manual_seed(0))
+proposed = ProposalExplorer(scene, torch.cat([boxes, near]), {"32 px square": heat, "32 px tall": heat.T}, target["boxes"] / 2)
+proposed
+""", """
+pyramid = LevelExplorer(photograph, [60, 60, 170, 200])
+pyramid
 """]
 
 
@@ -201,47 +206,62 @@ def test_fewer_detections_above_a_higher_threshold(widgets):
     widgets.screenshot("widget_threshold")
 
 
-def test_a_region_moves_by_fractions_of_a_cell(widgets):
-    widget = widgets.widget("roi")
-    say = widget.locator("p.dl-say")
-    body, before = widget.locator(".dl-frame.dl-drag"), say.inner_text()
-    assert "RoIPool looks at 5 × 5 whole cells" in before
-    assert widget.locator("[data-sample]").count() == 16
-    assert widget.locator("[data-bin]").count() == 4
-    widget.locator('[data-box="roi"]').focus()
-    widgets.page.keyboard.press("ArrowLeft")
-    assert float(body.get_attribute("x")) == pytest.approx(1.5)
-    wait_for_change(widgets, say.inner_text, before)
-    results = widget.locator('[data-result="RoIAlign"]')
-    old, place = results.get_attribute("aria-label"), body.bounding_box()
-    widgets.page.mouse.move(place["x"] + 8, place["y"] + 8)
-    widgets.page.mouse.down()
-    widgets.page.mouse.move(place["x"] - 20, place["y"] + 8, steps=4)
-    widgets.page.mouse.up()
-    wait_for_change(widgets, lambda: results.get_attribute("aria-label"), old)
-    assert float(body.get_attribute("x")) < 1.5
-    slide(widgets, widget, "bins", "ArrowRight")
-    wait_for_change(widgets, widget.locator("[data-bin]").count, 4)
-    assert widget.locator("[data-bin]").count() == 9
-    widgets.screenshot("widget_roi")
+def test_anchors_follow_thresholds_rule_and_sizes(widgets):
+    widget = widgets.widget("anchors")
+    before = number(widget, "positive")
+    slide(widgets, widget, "high", "ArrowLeft", 4)
+    lower = wait_for_change(widgets, lambda: number(widget, "positive"), before)
+    assert lower > before
+    assert widget.locator("[data-anchor]").count() == min(lower, 60)
+    cells = widget.locator("svg circle").count()
+    widget.get_by_role("combobox").first.select_option("8")
+    assert wait_for_change(widgets, lambda: widget.locator("svg circle").count(), cells) == 4 * cells
+    negative = number(widget, "negative")
+    widget.locator('[data-choice="sizes-128"]').press("Space")
+    assert wait_for_change(widgets, lambda: number(widget, "negative"), negative) > negative
+    positive = number(widget, "positive")
+    slide(widgets, widget, "high", "End")
+    positive = wait_for_change(widgets, lambda: number(widget, "positive"), positive)
+    widget.locator('[data-toggle="best_rule"]').press("Space")
+    assert wait_for_change(widgets, lambda: number(widget, "positive"), positive) == 0
+    assert "learnt by no anchor" in widget.inner_text()
+    widget.locator('[data-toggle="best_rule"]').press("Space")
+    wait_for_change(widgets, lambda: number(widget, "positive"), 0)
+    slide(widgets, widget, "high", "ArrowLeft", 8)
+    widgets.page.wait_for_timeout(500)
+    widgets.screenshot("widget_anchors")
 
 
-def test_a_higher_threshold_leaves_less_of_a_mask(widgets):
-    widget = widgets.widget("mask_paste")
-    say, veil = widget.locator("p.dl-say"), widget.locator("[data-veil]")
-    before, shown = say.inner_text(), veil.get_attribute("href")
-    slide(widgets, widget, "threshold", "Shift+ArrowRight", 4)
-    after = wait_for_change(widgets, say.inner_text, before)
-    assert "reach 0.9" in after
-    assert pixels(after) < pixels(before)
-    assert veil.get_attribute("href") != shown
-    widget.get_by_role("combobox").select_option("1")
-    wait_for_change(widgets, say.inner_text, after)
-    widgets.screenshot("widget_mask_paste")
+def test_more_proposals_cover_more_objects(widgets):
+    widget = widgets.widget("proposals")
+    covered = widget.locator('[data-truth="covered"]')
+    slide(widgets, widget, "kept", "Home")
+    assert covered.count() == widget.locator("[data-proposal]").count() == 0
+    assert "recall 0.00" in widget.inner_text()
+    slide(widgets, widget, "kept", "End")
+    assert covered.count() == widget.locator("[data-truth]").count() > 0
+    assert "recall 1.00" in widget.inner_text()
+    picture = widget.locator("[data-heat]")
+    before = picture.get_attribute("href")
+    widget.get_by_label("heat map of").select_option("32 px tall")
+    assert picture.get_attribute("href") != before
+    widgets.screenshot("widget_proposals")
 
 
-def pixels(sentence):
-    return int(sentence.split("; ")[1].split(" pixels")[0])
+def test_a_smaller_box_goes_to_a_finer_level(widgets):
+    widget = widgets.widget("levels")
+    chosen = widget.locator("figure.dl-chosen")
+    assert chosen.get_attribute("data-level") == "P3"
+    box = widget.locator('[data-box="a"]')
+    box.focus()
+    for _ in range(6):
+        widgets.page.keyboard.press("Shift+Control+ArrowLeft")
+        widgets.page.keyboard.press("Shift+Control+ArrowUp")
+    assert wait_for_change(widgets, lambda: chosen.get_attribute("data-level"), "P3") == "P2"
+    slide(widgets, widget, "canonical_size", "PageDown", 15)
+    assert wait_for_change(widgets, lambda: chosen.get_attribute("data-level"), "P2") == "P3"
+    assert "log₂" in widget.locator('[data-value="equation"]').inner_text()
+    widgets.screenshot("widget_levels")
 
 
 def test_play_arrives_and_stops_by_itself(widgets):
@@ -305,9 +325,11 @@ MAKE = {"boxes": lambda: BoxPlayground(PICTURE, [0, 0, 20, 20], [10, 0, 30, 20])
         "pr": lambda: PrecisionRecallExplorer(SCORES, SCORES > 0.5, 3),
         "hierarchy": lambda: HierarchyExplorer(PICTURE, [torch.zeros(60, 80), torch.ones(60, 80)] * 9),
         "threshold": lambda: DetectionThreshold(PICTURE, FOUND, ("background", "bird", "fish")),
-        "roi": lambda: RoiPoolingExplorer(torch.arange(48.0).view(6, 8), [1.3, 1.6, 4.4, 3.7]),
-        "mask_paste": lambda: MaskPaste(PICTURE, torch.rand(4, 7, 7, generator=torch.Generator().manual_seed(0)), FOUND,
-                                        ("background", "bird", "fish"))}
+        "anchors": lambda: AnchorExplorer(PICTURE, BOXES[1:3], ["bird", "fish"]),
+        "proposals": lambda: ProposalExplorer(PICTURE, BOXES, {"32 px square": PICTURE[0]}, BOXES[1:3]),
+        "levels": lambda: LevelExplorer(PICTURE, [0, 0, 20, 20]),
+        "roi": lambda: RoiPoolingExplorer(torch.arange(48.0).view(6, 8), [20, 25, 70, 60]),
+        "mask_paste": lambda: MaskPaste(PICTURE, PICTURE[:1, :7, :7].repeat(4, 1, 1), FOUND, ("background", "bird", "fish"))}
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -348,8 +370,7 @@ def test_only_what_is_dragged_stops_a_finger_from_scrolling(stage, name):
     held = page.evaluate("""() => [...document.querySelectorAll('.dl-widget *')]
         .filter(node => getComputedStyle(node).touchAction === "none")
         .map(node => node.matches('[data-handle], [data-box] .dl-frame') ? "dragged" : node.outerHTML.slice(0, 80))""")
-    dragged = {"boxes": 18, "roi": 2}  # two boxes with eight handles each; one region with one
-    assert held == ["dragged"] * dragged.get(name, 0)
+    assert held == ["dragged"] * 9 * {"boxes": 2, "levels": 1, "roi": 1}.get(name, 0)  # a box with eight handles
 
 
 # contrast of every text with the ground it lies on (Web Content Accessibility Guidelines 2.1, contrast ratio)
@@ -434,13 +455,6 @@ def test_classes_are_named_and_earlier_boxes_stay_faintly(stage):
     assert float(earlier.get_attribute("stroke-opacity")) < 0.7
     assert "suppresses nothing" in say.inner_text()
     assert "by #2" in page.locator('[data-candidate="3"]').inner_text()
-
-
-def test_a_picture_without_masks_says_so(stage):
-    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    page = stage(MaskPaste(PICTURE, torch.zeros(0, 28, 28), nothing, ("background",)))
-    assert "There are no detections" in page.inner_text("body")
-    assert page.locator("input").count() == 0
 
 
 def test_regions_without_boxes_and_captions(stage):

@@ -131,7 +131,7 @@ def test_the_shipped_detector_finds_the_objects_of_a_few_scenes(name):
     assert found / total > 0.5
 
 
-@pytest.mark.parametrize("name", ("small_resnet", *NAMES))
+@pytest.mark.parametrize("name", ["small_resnet", *NAMES])
 def test_the_shipped_files_are_small_and_say_how_they_were_made(name):
     path = zoo.CHECKPOINTS / f"{name}.safetensors"
     card = json.loads(path.with_suffix(".json").read_text())

@@ -40,10 +40,11 @@ def test_what_is_drawn_is_what_is_pooled(x, y, w, h, bins, samples):
 
 
 def test_a_region_on_whole_cells_is_off_by_half_a_cell_only():
-    widget = RoiPoolingExplorer(MAP, [2, 1, 4, 3], stride=16)
+    widget = RoiPoolingExplorer(MAP, [32, 16, 64, 48], stride=16)
+    assert widget.size == [128, 96]
     assert widget.window == [2, 1, 5, 4]  # both corners belong to RoIPool's region
     assert "0.50 cells = 8.0 px off" in widget.message
-    widget.box = [1.6, 2.3, 5.7, 5.4]
+    widget.box = [25.6, 36.8, 91.2, 86.4]
     assert widget.window == [2, 2, 7, 6]
     assert "RoIPool looks at 5 × 4 whole cells; their middle is up to 0.85 cells = 13.6 px off" in widget.message
     widget.bins = 3
@@ -54,8 +55,8 @@ def test_a_region_on_whole_cells_is_off_by_half_a_cell_only():
 
 
 def test_a_malformed_region_is_said_in_the_widget():
-    widget = RoiPoolingExplorer(MAP, [2, 1, 4, 3])
-    widget.box = [5, 1, 4, 3]
+    widget = RoiPoolingExplorer(MAP, [20, 10, 40, 30])
+    widget.box = [50, 10, 40, 30]
     assert "x1 <= x2" in widget.error
     with pytest.raises(ValueError, match="four finite numbers"):
         RoiPoolingExplorer(MAP, [2, 1, 4])

@@ -1,107 +1,24 @@
 // The box playground: two boxes to drag, resize and move by keyboard; numbers and gradient come from Python.
 
-const HANDLES = { nw: [0, 1], n: [1], ne: [2, 1], e: [2], se: [2, 3], s: [3], sw: [0, 3], w: [0] };
-const SMALLEST = 4; // pixels
 const MEASURES = ["IoU", "GIoU", "DIoU", "CIoU"];
 
 function render({ model, el }) {
   const view = connect(model);
   const { picture, panel } = frame(el, "boxes", "Two boxes on a photograph and how well they agree");
-  const [width, height] = view.get("size");
-  const unit = Math.max(width, height) / 100;
+  const unit = Math.max(...view.get("size")) / 100;
   const canvas = photograph(picture, view);
   const tip = svg("marker", { id: view.id("tip"), viewBox: "0 0 8 8", refX: 6, refY: 4, markerWidth: 4, markerHeight: 4, orient: "auto" }, svg("defs", {}, canvas));
   svg("path", { d: "M0 0L8 4L0 8z", fill: "#fff" }, tip);
   const under = svg("g", {}, canvas);
-  const groups = { a: boxGroup("a", COLOURS.blue, "Box A, the target"), b: boxGroup("b", COLOURS.vermillion, "Box B, the prediction") };
+  draggableBox(canvas, view, "box_a", "A", COLOURS.blue, { label: "Box A, the target" });
+  draggableBox(canvas, view, "box_b", "B", COLOURS.vermillion, { label: "Box B, the prediction", dashed: true });
   const arrows = svg("g", { "pointer-events": "none" }, canvas);
   controls();
   redraw(view, ["box_a", "box_b", "pull"], draw);
   return view.end;
 
-  function boxGroup(name, colour, label) {
-    const group = svg("g", { "data-box": name, tabindex: 0, role: "group", "aria-label": `${label}. Arrow keys move it, with Alt or Ctrl they resize it, Shift makes bigger steps.` }, canvas);
-    const parts = { group, colour, ring: svg("rect", { class: "dl-ring" }, group), handles: {} };
-    parts.body = svg("rect", { class: "dl-frame", fill: colour, "fill-opacity": 0.12, stroke: colour, "stroke-dasharray": name === "b" ? "7 4" : "none" }, group);
-    parts.body.style.cursor = "move";
-    parts.body.classList.add("dl-drag");
-    parts.letter = svg("text", { "font-size": 5 * unit, "font-weight": 700, fill: "#fff", stroke: colour, "stroke-width": unit, "paint-order": "stroke", "pointer-events": "none" }, group);
-    parts.letter.textContent = name.toUpperCase();
-    drag(parts.body, name, [0, 1, 2, 3]);
-    for (const [place, sides] of Object.entries(HANDLES)) {
-      const grip = svg("circle", { class: "dl-drag", "data-handle": place, r: 1.7 * unit, fill: "#fff", stroke: colour, "stroke-width": unit * 0.5 }, group);
-      grip.style.cursor = `${place}-resize`;
-      parts.handles[place] = grip;
-      drag(grip, name, sides);
-    }
-    group.addEventListener("keydown", (event) => keyboard(event, name));
-    return parts;
-  }
-
-  function toPixels(event) {
-    const matrix = canvas.getScreenCTM().inverse();
-    return new DOMPoint(event.clientX, event.clientY).matrixTransform(matrix);
-  }
-
-  function drag(node, name, sides) {
-    let from = null;
-    node.addEventListener("pointerdown", (event) => {
-      node.setPointerCapture(event.pointerId);
-      groups[name].group.focus();
-      from = { point: toPixels(event), box: view.get(`box_${name}`) };
-      event.preventDefault();
-    });
-    node.addEventListener("pointermove", (event) => {
-      if (!from) return;
-      const now = toPixels(event);
-      change(name, from.box, sides, now.x - from.point.x, now.y - from.point.y);
-    });
-    for (const end of ["pointerup", "pointercancel"]) node.addEventListener(end, () => { from = null; });
-  }
-
-  function keyboard(event, name) {
-    const step = event.shiftKey ? 10 : 1;
-    const by = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }[event.key];
-    if (!by) return;
-    event.preventDefault();
-    event.stopPropagation(); // JupyterLab would scroll or change cells
-    change(name, view.get(`box_${name}`), event.altKey || event.ctrlKey ? [2, 3] : [0, 1, 2, 3], ...by);
-  }
-
-  /** Moves the given sides (0 left, 1 top, 2 right, 3 bottom) of `box`, which stays a box inside the picture. */
-  function change(name, box, sides, dx, dy) {
-    const next = box.slice();
-    if (sides.length === 4) {
-      const x = Math.min(Math.max(dx, -box[0]), width - box[2]);
-      const y = Math.min(Math.max(dy, -box[1]), height - box[3]);
-      [x, y, x, y].forEach((shift, side) => { next[side] += shift; });
-    } else {
-      for (const side of sides) next[side] += side % 2 ? dy : dx;
-      if (sides.includes(0)) next[0] = Math.min(Math.max(next[0], 0), box[2] - SMALLEST);
-      if (sides.includes(1)) next[1] = Math.min(Math.max(next[1], 0), box[3] - SMALLEST);
-      if (sides.includes(2)) next[2] = Math.max(Math.min(next[2], width), box[0] + SMALLEST);
-      if (sides.includes(3)) next[3] = Math.max(Math.min(next[3], height), box[1] + SMALLEST);
-    }
-    view.set(`box_${name}`, next.map((value) => Math.round(value * 10) / 10));
-  }
-
-  function place(parts, [x1, y1, x2, y2]) {
-    for (const rect of [parts.ring, parts.body]) {
-      for (const [key, value] of Object.entries({ x: x1, y: y1, width: x2 - x1, height: y2 - y1 })) rect.setAttribute(key, value);
-    }
-    parts.letter.setAttribute("x", x1 + 2 * unit);
-    parts.letter.setAttribute("y", y1 + 6 * unit);
-    const xs = { w: x1, e: x2 }, ys = { n: y1, s: y2 };
-    for (const [where, grip] of Object.entries(parts.handles)) {
-      grip.setAttribute("cx", xs[where.slice(-1)] ?? (x1 + x2) / 2);
-      grip.setAttribute("cy", ys[where[0]] ?? (y1 + y2) / 2);
-    }
-  }
-
   function draw() {
     const a = view.get("box_a"), b = view.get("box_b");
-    place(groups.a, a);
-    place(groups.b, b);
     under.replaceChildren();
     const around = [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[2], b[2]), Math.max(a[3], b[3])];
     const shared = [Math.max(a[0], b[0]), Math.max(a[1], b[1]), Math.min(a[2], b[2]), Math.min(a[3], b[3])];

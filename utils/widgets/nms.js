@@ -52,17 +52,12 @@ function render({ model, el }) {
     return view.get("colours")[i] || COLOURS[otherwise];
   }
 
-  function thin(box, i, stroke, options) {
-    const [x1, y1, x2, y2] = box;
-    svg("rect", { "data-box": i, x: x1, y: y1, width: x2 - x1, height: y2 - y1, fill: "none", stroke, "vector-effect": "non-scaling-stroke", ...options }, layer);
-  }
-
   function drawEarlier(box, i, s) {
-    thin(box, i, colour(i, "vermillion"), { "data-by": s.by, "data-state": "earlier", "stroke-width": 1, "stroke-opacity": 0.55, "stroke-dasharray": "2 3" });
+    thin(layer, box, colour(i, "vermillion"), { "data-box": i, "data-by": s.by, "data-state": "earlier", "stroke-width": 1, "stroke-opacity": 0.55, "stroke-dasharray": "2 3" });
   }
 
   function drawWaiting(box, i) {
-    thin(box, i, colour(i, "sky"), { "data-state": "waiting", "stroke-width": 1.2, "stroke-opacity": 0.85 });
+    thin(layer, box, colour(i, "sky"), { "data-box": i, "data-state": "waiting", "stroke-width": 1.2, "stroke-opacity": 0.85 });
   }
 
   function drawKept(box, i, s) {
@@ -71,8 +66,8 @@ function render({ model, el }) {
   }
 
   function drawSuppressed(box, i, s) {
-    thin(box, i, "#000", { "stroke-width": 4, "stroke-opacity": 0.3 });
-    thin(box, i, colour(i, "vermillion"), { "data-by": s.by, "data-state": "suppressed", "stroke-width": 2, "stroke-dasharray": "6 4" });
+    thin(layer, box, "#000", { "stroke-width": 4, "stroke-opacity": 0.3 });
+    thin(layer, box, colour(i, "vermillion"), { "data-box": i, "data-by": s.by, "data-state": "suppressed", "stroke-width": 2, "stroke-dasharray": "6 4" });
   }
 
   function drawNow(box, i, s) {

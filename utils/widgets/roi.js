@@ -1,73 +1,22 @@
-// RoIPool against RoIAlign: one region on a feature map, in cells; what comes out is reckoned in Python.
-
-const SMALLEST = 0.5; // cells
+// RoIPool against RoIAlign: one region on a feature map; what comes out is reckoned in Python.
 
 function render({ model, el }) {
   const view = connect(model);
   const { picture, panel } = frame(el, "roi", "A region on a feature map, pooled with and without rounding");
-  const [width, height] = view.get("size");
+  const [width, height] = view.get("size"), stride = view.get("stride");
   const canvas = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "group" }, picture);
   map();
-  const region = svg("g", { "data-box": "roi", tabindex: 0, role: "group", "aria-label": "The region. Arrow keys move it by a tenth of a cell, with Alt or Ctrl they resize it, Shift makes bigger steps." }, canvas);
-  const ring = svg("rect", { class: "dl-ring" }, region);
-  const body = svg("rect", { class: "dl-frame dl-drag", fill: COLOURS.orange, "fill-opacity": 0.15, stroke: COLOURS.orange, "stroke-dasharray": "7 4" }, region);
-  const under = svg("g", { "pointer-events": "none" }, canvas);
-  const grip = svg("circle", { class: "dl-drag", "data-handle": "se", r: 0.16, fill: "#fff", stroke: COLOURS.orange, "stroke-width": 0.07 }, region);
-  body.style.cursor = "move";
-  grip.style.cursor = "se-resize";
-  drag(body, [0, 1, 2, 3]);
-  drag(grip, [2, 3]);
-  region.addEventListener("keydown", keyboard);
+  draggableBox(canvas, view, "box", "R", COLOURS.orange, { label: "The region R", dashed: true });
+  const over = svg("g", { "pointer-events": "none" }, canvas);
   const tables = controls();
-  redraw(view, ["box", "edges", "points", "results"], draw);
+  redraw(view, ["edges", "points", "results"], draw);
   return view.end;
 
   function map() {
     const layer = svg("g", {}, canvas);
     view.get("cells").forEach((row, y) => row.forEach((colour, x) => {
-      svg("rect", { x, y, width: 1, height: 1, fill: colour, stroke: "#fff", "stroke-opacity": 0.5, "stroke-width": 0.02 }, layer);
+      svg("rect", { x: x * stride, y: y * stride, width: stride, height: stride, fill: colour, stroke: "#fff", "stroke-opacity": 0.5, "stroke-width": stride / 50 }, layer);
     }));
-  }
-
-  function drag(node, sides) {
-    let from = null;
-    const place = (event) => new DOMPoint(event.clientX, event.clientY).matrixTransform(canvas.getScreenCTM().inverse());
-    node.addEventListener("pointerdown", (event) => {
-      node.setPointerCapture(event.pointerId);
-      region.focus();
-      from = { point: place(event), box: view.get("box") };
-      event.preventDefault();
-    });
-    node.addEventListener("pointermove", (event) => {
-      if (!from) return;
-      const now = place(event);
-      change(from.box, sides, now.x - from.point.x, now.y - from.point.y);
-    });
-    for (const end of ["pointerup", "pointercancel"]) node.addEventListener(end, () => { from = null; });
-  }
-
-  function keyboard(event) {
-    const step = event.shiftKey ? 0.5 : 0.1;
-    const by = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }[event.key];
-    if (!by) return;
-    event.preventDefault();
-    event.stopPropagation(); // JupyterLab would scroll or change cells
-    change(view.get("box"), event.altKey || event.ctrlKey ? [2, 3] : [0, 1, 2, 3], ...by);
-  }
-
-  /** Moves the given sides (0 left, 1 top, 2 right, 3 bottom) of `box`, which stays on the map. */
-  function change(box, sides, dx, dy) {
-    const next = box.slice(), size = [width, height], by = [dx, dy];
-    for (const axis of [0, 1]) {
-      if (sides.length === 4) {
-        const shift = Math.min(Math.max(by[axis], -box[axis]), size[axis] - box[axis + 2]);
-        next[axis] += shift;
-        next[axis + 2] += shift;
-      } else {
-        next[axis + 2] = Math.max(Math.min(box[axis + 2] + by[axis], size[axis]), box[axis] + SMALLEST);
-      }
-    }
-    view.set("box", next.map((value) => Math.round(value * 100) / 100));
   }
 
   function controls() {
@@ -89,15 +38,9 @@ function render({ model, el }) {
   }
 
   function draw() {
-    const [x1, y1, x2, y2] = view.get("box");
-    for (const rect of [ring, body]) {
-      for (const [key, value] of Object.entries({ x: x1, y: y1, width: x2 - x1, height: y2 - y1 })) rect.setAttribute(key, value);
-    }
-    grip.setAttribute("cx", x2);
-    grip.setAttribute("cy", y2);
-    under.replaceChildren();
-    for (const edge of view.get("edges")) outline(under, edge, COLOURS.vermillion, { "data-bin": "pool" });
-    for (const [x, y] of view.get("points")) svg("circle", { "data-sample": "", cx: x, cy: y, r: 0.1, fill: COLOURS.blue, stroke: "#fff", "stroke-width": 0.04 }, under);
+    over.replaceChildren();
+    for (const edge of view.get("edges")) outline(over, edge, COLOURS.vermillion, { "data-bin": "pool" });
+    for (const [x, y] of view.get("points")) svg("circle", { "data-sample": "", cx: x, cy: y, r: stride / 10, fill: COLOURS.blue, stroke: "#fff", "stroke-width": stride / 25 }, over);
     for (const [name, rows] of Object.entries(view.get("results"))) result(tables[name], name, rows);
   }
 

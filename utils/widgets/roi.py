@@ -39,8 +39,8 @@ def sampling_points(box: Tensor, bins: int, samples: int) -> Tensor:
 class RoiPoolingExplorer(LessonWidget):
     """A region to drag by fractions of a cell over a feature map, pooled by RoIPool and by RoIAlign.
 
-    feature_map (H, W); box xyxy in cells, cell i covers i to i + 1; stride: pixels of the picture a cell; bins: a side.
-    RoIAlign is drawn and reckoned with its cells' middles at .5 (`aligned=True`).
+    feature_map (H, W); box xyxy pixels of the picture; stride: pixels a cell, cell i covers i * stride to (i + 1) *
+    stride; bins: a side. RoIAlign is drawn and reckoned with its cells' middles at .5 (`aligned=True`).
     Raises ValueError for a map of another shape and a malformed box.
     """
 
@@ -59,8 +59,9 @@ class RoiPoolingExplorer(LessonWidget):
     def __init__(self, feature_map: Tensor, box: Sequence[float], stride: int = 16, bins: int = 2) -> None:
         if feature_map.ndim != 2 or not feature_map.numel():
             raise ValueError(f"feature_map of shape {tuple(feature_map.shape)}: want (H, W) with at least one cell.")
-        self._map, self._start = feature_map.detach().double(), checked_box(box)
-        super().__init__(size=[feature_map.shape[1], feature_map.shape[0]], box=self._start, stride=stride, bins=bins,
+        self._map = feature_map.detach().double()
+        height, width = feature_map.shape
+        super().__init__(size=[width * stride, height * stride], box=checked_box(box), stride=stride, bins=bins,
                          cells=[[self._colour(value) for value in row] for row in self._map.tolist()])
         self._pool_again()
         self.observe(self._pool_again, ["box", "bins", "samples"])
@@ -71,11 +72,12 @@ class RoiPoolingExplorer(LessonWidget):
 
     @shows_errors
     def _pool_again(self, change: Any = None) -> None:
-        box = torch.tensor(checked_box(self.box), dtype=torch.float64)
+        box = torch.tensor(checked_box(self.box), dtype=torch.float64) / self.stride
         height, width = self._map.shape
         bins = rounded_bins(box, self.bins, (height, width))
-        self.edges, self.points = bins.tolist(), sampling_points(box, self.bins, self.samples).tolist()
         self.window = [*bins[:, :2].amin(0).tolist(), *bins[:, 2:].amax(0).tolist()]
+        self.edges = (bins * self.stride).tolist()
+        self.points = (sampling_points(box, self.bins, self.samples) * self.stride).tolist()
         given = self._map[None, None], [box[None]], self.bins, 1.0
         found = {"RoIPool": roi_pool(*given), "RoIAlign": roi_align(*given, self.samples, True)}
         self.results = {name: [[{"value": value, "colour": self._colour(value)} for value in row]
@@ -84,12 +86,11 @@ class RoiPoolingExplorer(LessonWidget):
 
     def _sentence(self) -> str:
         """How far RoIPool's window is from the region."""
-        centre = [(a + b) / 2 for a, b in (self.box[::2], self.box[1::2])]
-        other = [(a + b) / 2 for a, b in (self.window[::2], self.window[1::2])]
-        shift = max(abs(a - b) for a, b in zip(centre, other, strict=True))
-        wide, high = self.box[2] - self.box[0], self.box[3] - self.box[1]
-        return (f"The region is {wide:.2f} × {high:.2f} cells. RoIPool looks at {self.window[2] - self.window[0]} × "
-                f"{self.window[3] - self.window[1]} whole cells; their middle is up to {shift:.2f} cells = "
+        x1, y1, x2, y2 = (side / self.stride for side in self.box)
+        left, top, right, bottom = self.window
+        shift, wide, high = max(abs(x1 + x2 - left - right), abs(y1 + y2 - top - bottom)) / 2, x2 - x1, y2 - y1
+        return (f"The region is {wide:.2f} × {high:.2f} cells. RoIPool looks at {right - left} × "
+                f"{bottom - top} whole cells; their middle is up to {shift:.2f} cells = "
                 f"{shift * self.stride:.1f} px off. RoIAlign is 0 px off.")
 
     def static(self) -> Figure:
@@ -110,8 +111,8 @@ class RoiPoolingExplorer(LessonWidget):
     def _draw_map(self, ax: Axes, title: str) -> None:
         width, height = self.size
         ax.imshow(self._map.numpy(), cmap="viridis", extent=(0, width, height, 0))
-        ax.set_xticks(range(width + 1), [])
-        ax.set_yticks(range(height + 1), [])
+        ax.set_xticks(range(0, width + 1, self.stride), [])
+        ax.set_yticks(range(0, height + 1, self.stride), [])
         ax.grid(color="white", linewidth=0.6)
         ax.tick_params(length=0)
         ax.set_title(title, fontsize=13)

@@ -49,6 +49,12 @@ function photograph(parent, view) {
   return canvas;
 }
 
+/** A layer over the photograph for what may reach beyond its edges, cut off there. */
+function clipped(canvas, view) {
+  const [width, height] = view.get("size");
+  return svg("svg", { class: "dl-clip", x: 0, y: 0, width, height, "pointer-events": "none" }, canvas);
+}
+
 /** Calls `draw` now and whenever one of the traits changes. */
 function redraw(view, traits, draw) {
   for (const trait of traits) view.on(trait, draw);
@@ -113,6 +119,32 @@ function choice(parent, view, trait, label, options) {
   return select;
 }
 
+/** A check box bound to a trait that is true or false. */
+function toggle(parent, view, trait, text) {
+  return checkbox(parent, text, { "data-toggle": trait }, () => view.get(trait), (on) => view.set(trait, on), view, trait);
+}
+
+/** A group of check boxes bound to a trait that lists the chosen ones; `options` are pairs of value and text. */
+function choices(parent, view, trait, label, options) {
+  const row = html("div", { class: "dl-row", role: "group", "aria-label": label }, parent);
+  html("span", { class: "dl-name" }, row, label);
+  for (const [value, text] of options) {
+    const chosen = () => view.get(trait).includes(value);
+    const others = () => view.get(trait).filter((one) => one !== value);
+    const take = (on) => view.set(trait, options.map(([one]) => one).filter((one) => (one === value ? on : others().includes(one))));
+    checkbox(row, text, { "data-choice": `${trait}-${value}` }, chosen, take, view, trait);
+  }
+}
+
+function checkbox(parent, text, attributes, read, take, view, trait) {
+  const label = html("label", { class: "dl-check" }, parent);
+  const input = html("input", { type: "checkbox", ...attributes }, label);
+  label.append(` ${text}`);
+  input.addEventListener("change", () => take(input.checked));
+  redraw(view, [trait], () => { input.checked = read(); });
+  return input;
+}
+
 /** A Play / Pause button; `tick` is called until it returns false, or until the view ends. */
 function player(parent, view, tick, milliseconds) {
   let timer = null;
@@ -156,6 +188,19 @@ function outline(parent, [x1, y1, x2, y2], colour, options) {
   return svg("rect", { class: "dl-frame", ...shape, fill: "none", stroke: colour, ...options }, parent);
 }
 
+/** A thin rectangle without a ring, for many boxes at once. */
+function thin(parent, [x1, y1, x2, y2], colour, options) {
+  return svg("rect", { x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1), fill: "none", stroke: colour, "stroke-width": 1.2, "vector-effect": "non-scaling-stroke", ...options }, parent);
+}
+
+/** The lines of a grid of cells, `stride` pixels each, over a picture of the given size; fainter for small cells. */
+function gridLines(parent, stride, [width, height], strength) {
+  let path = "";
+  for (let x = 0; x <= width; x += stride) path += `M${x} 0V${height}`;
+  for (let y = 0; y <= height; y += stride) path += `M0 ${y}H${width}`;
+  return svg("path", { d: path, fill: "none", stroke: "#fff", "stroke-width": 1, "stroke-opacity": Math.min(0.6, strength * stride / Math.max(width, height)), "vector-effect": "non-scaling-stroke" }, parent);
+}
+
 /** A short text on a plate that stays inside a picture of the given size [width, height]. */
 function plate(parent, [x, y], text, colour, letters, [width, height]) {
   const group = svg("g", {}, parent), wide = text.length * letters * 0.58 + letters * 0.5, high = letters * 1.3;
@@ -164,4 +209,87 @@ function plate(parent, [x, y], text, colour, letters, [width, height]) {
   const ink = [COLOURS.blue, COLOURS.vermillion].includes(colour) ? "#fff" : "#000"; // the others are too light for white
   svg("text", { x: left + wide / 2, y: top + letters, "text-anchor": "middle", "font-size": letters, "font-weight": 600, fill: ink }, group).textContent = text;
   return group;
+}
+
+const HANDLES = { nw: [0, 1], n: [1], ne: [2, 1], e: [2], se: [2, 3], s: [3], sw: [0, 3], w: [0] };
+const SMALLEST = 4; // pixels
+
+/** A box to drag, resize and move by keyboard: the trait holds it, xyxy pixels. `letter` names it in the picture. */
+function draggableBox(canvas, view, trait, letter, colour, { label, dashed }) {
+  const [width, height] = view.get("size"), unit = Math.max(width, height) / 100;
+  const group = svg("g", { "data-box": letter.toLowerCase(), tabindex: 0, role: "group", "aria-label": `${label}. Arrow keys move it, with Alt or Ctrl they resize it, Shift makes bigger steps.` }, canvas);
+  const ring = svg("rect", { class: "dl-ring" }, group);
+  const body = svg("rect", { class: "dl-frame dl-drag", fill: colour, "fill-opacity": 0.12, stroke: colour, "stroke-dasharray": dashed ? "7 4" : "none" }, group);
+  body.style.cursor = "move";
+  const name = svg("text", { "font-size": 5 * unit, "font-weight": 700, fill: "#fff", stroke: colour, "stroke-width": unit, "paint-order": "stroke", "pointer-events": "none" }, group);
+  name.textContent = letter;
+  drag(body, [0, 1, 2, 3]);
+  const grips = Object.entries(HANDLES).map(([place, sides]) => {
+    const grip = svg("circle", { class: "dl-drag", "data-handle": place, r: 1.7 * unit, fill: "#fff", stroke: colour, "stroke-width": unit * 0.5 }, group);
+    grip.style.cursor = `${place}-resize`;
+    drag(grip, sides);
+    return [place, grip];
+  });
+  group.addEventListener("keydown", keyboard);
+  redraw(view, [trait], place);
+
+  function toPixels(event) {
+    return new DOMPoint(event.clientX, event.clientY).matrixTransform(canvas.getScreenCTM().inverse());
+  }
+
+  function drag(node, sides) {
+    let from = null;
+    node.addEventListener("pointerdown", (event) => {
+      node.setPointerCapture(event.pointerId);
+      group.focus();
+      from = { point: toPixels(event), box: view.get(trait) };
+      event.preventDefault();
+    });
+    node.addEventListener("pointermove", (event) => {
+      if (!from) return;
+      const now = toPixels(event);
+      change(from.box, sides, now.x - from.point.x, now.y - from.point.y);
+    });
+    for (const end of ["pointerup", "pointercancel"]) node.addEventListener(end, () => { from = null; });
+  }
+
+  function keyboard(event) {
+    const step = event.shiftKey ? 10 : 1;
+    const by = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    event.stopPropagation(); // JupyterLab would scroll or change cells
+    change(view.get(trait), event.altKey || event.ctrlKey ? [2, 3] : [0, 1, 2, 3], ...by);
+  }
+
+  /** Moves the given sides (0 left, 1 top, 2 right, 3 bottom) of `box`, which stays a box inside the picture. */
+  function change(box, sides, dx, dy) {
+    const next = box.slice();
+    if (sides.length === 4) {
+      const x = Math.min(Math.max(dx, -box[0]), width - box[2]);
+      const y = Math.min(Math.max(dy, -box[1]), height - box[3]);
+      [x, y, x, y].forEach((shift, side) => { next[side] += shift; });
+    } else {
+      for (const side of sides) next[side] += side % 2 ? dy : dx;
+      if (sides.includes(0)) next[0] = Math.min(Math.max(next[0], 0), box[2] - SMALLEST);
+      if (sides.includes(1)) next[1] = Math.min(Math.max(next[1], 0), box[3] - SMALLEST);
+      if (sides.includes(2)) next[2] = Math.max(Math.min(next[2], width), box[0] + SMALLEST);
+      if (sides.includes(3)) next[3] = Math.max(Math.min(next[3], height), box[1] + SMALLEST);
+    }
+    view.set(trait, next.map((value) => Math.round(value * 10) / 10));
+  }
+
+  function place() {
+    const [x1, y1, x2, y2] = view.get(trait);
+    for (const rect of [ring, body]) {
+      for (const [key, value] of Object.entries({ x: x1, y: y1, width: x2 - x1, height: y2 - y1 })) rect.setAttribute(key, value);
+    }
+    name.setAttribute("x", x1 + 2 * unit);
+    name.setAttribute("y", y1 + 6 * unit);
+    const xs = { w: x1, e: x2 }, ys = { n: y1, s: y2 };
+    for (const [where, grip] of grips) {
+      grip.setAttribute("cx", xs[where.slice(-1)] ?? (x1 + x2) / 2);
+      grip.setAttribute("cy", ys[where[0]] ?? (y1 + y2) / 2);
+    }
+  }
 }
