@@ -10,6 +10,9 @@ BIN   := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 
+# the body first, with which most of the others begin
+LESSONS = rcnn small_resnet sppnet fast_rcnn faster_rcnn fpn mask_rcnn keypoint_rcnn
+
 .PHONY: lab test test-unit test-notebooks test-browser lint notebooks checkpoints data benchmarks mutants chromium clean help
 
 help:
@@ -41,7 +44,7 @@ notebooks: $(VENV)/.test
 	$(BIN)/python -m utils.notebooks build
 
 checkpoints: $(VENV)/.lab
-	$(BIN)/python -m lessons.training rcnn --profile full --resume
+	for lesson in $(LESSONS); do $(BIN)/python -m lessons.training $$lesson --profile full --resume || exit 1; done
 
 data: $(VENV)/.lab
 	$(BIN)/python -m utils.build_data

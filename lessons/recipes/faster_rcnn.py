@@ -37,9 +37,12 @@ def small_rpn(channels: int, sizes: tuple[tuple[int, ...], ...]) -> RegionPropos
 
 
 def small_head(backbone: nn.Module, num_classes: int) -> FastRCNNHead:
-    """Fast R-CNN's head with narrow layers; 64 regions of each picture in the loss, as in the paper."""
+    """Fast R-CNN's head with narrow layers; 64 regions of each picture in the loss, as in the paper.
+
+    A region of 64 pixels is taken from stride 8 of a pyramid, one of 32 from stride 4.
+    """
     head = FastRCNNHead(backbone.out_channels, num_classes, backbone.strides, HIDDEN)  # type: ignore[arg-type]
-    head.batch_size, head.canonical_size = 64, 64
+    head.batch_size, head.canonical_size = 64, 128  # so that 7 x 7 bins lie on about 8 x 8 cells
     return head
 
 
