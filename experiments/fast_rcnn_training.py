@@ -35,7 +35,7 @@ class Size:
     measured: int
 
 
-FULL, SHORT = Size(120, 160, 50), Size(8, 6, 5)
+FULL, SHORT = Size(120, 140, 50), Size(8, 6, 5)
 
 
 class Partly(nn.Module):

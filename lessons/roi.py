@@ -145,8 +145,8 @@ def roi_spatial_pyramid_pool(features: Tensor, boxes: Boxes, levels: Sequence[in
     """Spatial pyramid pooling of each box: (N, C * sum of n^2), ordered as `spatial_pyramid_pool`.
 
     Arguments and errors as `roi_pool`, levels as `spatial_pyramid_pool`. The RoI's cells are those between its edges,
-    floor(x1 * scale) + 1 to ceil(x2 * scale) - 1, or the one nearest to its centre if there is none (`cells_between`); window i of n
-    spans floor(i * size / n) to ceil((i + 1) * size / n) of them (He et al., TPAMI 2015, appendix A).
+    floor(x1 * scale) + 1 to ceil(x2 * scale) - 1, or the one nearest to its centre if there is none (`cells_between`);
+    window i of n spans floor(i * size / n) to ceil((i + 1) * size / n) of them (He et al., TPAMI 2015, appendix A).
     """
     image, corners = rois_of(features, boxes, spatial_scale)
     first, size = cells_between(corners * spatial_scale)

@@ -150,9 +150,9 @@ assert lengths == {21 * 144}
 # %% [markdown]
 # ### 3.3 From pixels to cells
 #
-# For detection the pyramid stands on a *window* of the map. A proposal is given in pixels; the map has one cell for every 8. Which cells are the window's?
-# A cell sees far more than its own 8 pixels, so SPPnet takes the cells strictly *between* the window's edges: from $\lfloor x_1 / S \rfloor + 1$ to $\lceil x_2 / S \rceil - 1$.
-# A window so small that no cell is left gets the one nearest to its centre.
+# For detection the pyramid stands on a *window* of the map. A proposal is given in pixels; the map has one cell for every S = 8. Which cells are the window's?
+# With padding at each convolution, the middle of what cell i sees is pixel S · i. SPPnet takes the cells whose middle lies *inside* the window, strictly between its edges: from $\lfloor x_1 / S \rfloor + 1$
+# to $\lceil x_2 / S \rceil - 1$. A window so small that no cell is left gets the one nearest to its centre.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -363,7 +363,8 @@ for name, card in cards.items():
 # NBVAL_CHECK_OUTPUT
 at_64 = ratios[numbers_of.index(64)]
 print(f"ratio at 64 regions {at_64:.1f}, at 2000 regions {ratios[-1]:.1f}")
-assert at_64 > 5 and ratios[-1] > 2 * at_64
+assert at_64 > 5
+assert ratios[-1] > 2 * at_64
 
 # %% [markdown]
 # **Claim 2: a pyramid beats a single level**, and not merely because it has more numbers. A small classifier of regions learned on the pooled map of the frozen body, with five pyramids and three seeds
@@ -450,7 +451,8 @@ for factor in (1, 2):
         seen.append(len({tuple(bin) for bin in rows[0].tolist()}) ** 2)
     cells_seen[factor] = seen
     print(f"image enlarged {factor} times:", {f"{side} px": f"{count} of 16" for side, count in zip(sides, seen)})
-assert cells_seen[1][0] == 1 and cells_seen[1][-1] == 16
+assert cells_seen[1][0] == 1
+assert cells_seen[1][-1] == 16
 
 # %%
 figure = curves_figure(sides, {"at the image's size": cells_seen[1], "image enlarged twice": cells_seen[2]}, xlabel="side of the window, pixels", ylabel="different bins of 16", title="Small windows: bins that say the same")

@@ -20,7 +20,11 @@ from utils.widgets import (
     NmsPlayer,
     PrecisionRecallExplorer,
     ProposalExplorer,
+<<<<<<< HEAD
     RoiPoolingExplorer,
+=======
+    PyramidExplorer,
+>>>>>>> cd65de485fc3b00c2c23241f0767fe79a61ef36f
 )
 
 pytestmark = pytest.mark.browser
@@ -58,6 +62,13 @@ proposed = ProposalExplorer(scene, torch.cat([boxes, near]), {"32 px square": he
 proposed
 """, """
 pyramid = LevelExplorer(photograph, [60, 60, 170, 200])
+pyramid
+""", """
+from lessons import zoo
+from lessons.images import normalise
+with torch.no_grad():
+    feature = zoo.load("sppnet", "lesson").backbone(normalise(scene)[None])[0][0]
+pyramid = PyramidExplorer(scene, feature, target["boxes"][0].div(2).tolist())
 pyramid
 """]
 
@@ -264,6 +275,24 @@ def test_a_smaller_box_goes_to_a_finer_level(widgets):
     widgets.screenshot("widget_levels")
 
 
+def test_a_window_of_any_size_has_a_vector_of_one_length(widgets):
+    widget = widgets.widget("pyramid")
+    cells, length = widget.locator('[data-cells="window"]'), widget.locator('[data-value="length"]')
+    before, width = length.inner_text(), cells.get_attribute("width")
+    widget.locator('[data-box="w"]').focus()
+    for _ in range(3):
+        widgets.page.keyboard.press("Shift+Control+ArrowRight")
+    assert float(wait_for_change(widgets, lambda: cells.get_attribute("width"), width)) > float(width)
+    assert length.inner_text() == before
+    assert widget.locator('[data-bin="4"]').count() == 16
+    widget.get_by_role("combobox").select_option("2")
+    assert widget.locator("[data-bin]").count() == 4
+    values = widget.locator("figure").first.inner_text()
+    slide(widgets, widget, "channel", "ArrowRight", 3)
+    wait_for_change(widgets, lambda: widget.locator("figure").first.inner_text(), values)
+    widgets.screenshot("widget_pyramid")
+
+
 def test_play_arrives_and_stops_by_itself(widgets):
     widget = widgets.widget("boxes")
     widget.get_by_role("combobox").select_option("GIoU")
@@ -328,8 +357,12 @@ MAKE = {"boxes": lambda: BoxPlayground(PICTURE, [0, 0, 20, 20], [10, 0, 30, 20])
         "anchors": lambda: AnchorExplorer(PICTURE, BOXES[1:3], ["bird", "fish"]),
         "proposals": lambda: ProposalExplorer(PICTURE, BOXES, {"32 px square": PICTURE[0]}, BOXES[1:3]),
         "levels": lambda: LevelExplorer(PICTURE, [0, 0, 20, 20]),
+<<<<<<< HEAD
         "roi": lambda: RoiPoolingExplorer(torch.arange(48.0).view(6, 8), [20, 25, 70, 60]),
         "mask_paste": lambda: MaskPaste(PICTURE, PICTURE[:1, :7, :7].repeat(4, 1, 1), FOUND, ("background", "bird", "fish"))}
+=======
+        "pyramid": lambda: PyramidExplorer(PICTURE, PICTURE[:, ::8, ::8], [0, 0, 40, 30])}
+>>>>>>> cd65de485fc3b00c2c23241f0767fe79a61ef36f
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -370,7 +403,11 @@ def test_only_what_is_dragged_stops_a_finger_from_scrolling(stage, name):
     held = page.evaluate("""() => [...document.querySelectorAll('.dl-widget *')]
         .filter(node => getComputedStyle(node).touchAction === "none")
         .map(node => node.matches('[data-handle], [data-box] .dl-frame') ? "dragged" : node.outerHTML.slice(0, 80))""")
+<<<<<<< HEAD
     assert held == ["dragged"] * 9 * {"boxes": 2, "levels": 1, "roi": 1}.get(name, 0)  # a box with eight handles
+=======
+    assert held == ["dragged"] * 9 * {"boxes": 2, "levels": 1, "pyramid": 1}.get(name, 0)  # a box with eight handles
+>>>>>>> cd65de485fc3b00c2c23241f0767fe79a61ef36f
 
 
 # contrast of every text with the ground it lies on (Web Content Accessibility Guidelines 2.1, contrast ratio)

@@ -8,6 +8,7 @@ from utils.widgets.mask_paste import MaskPaste
 from utils.widgets.nms import NmsPlayer
 from utils.widgets.precision import PrecisionRecallExplorer
 from utils.widgets.proposals import ProposalExplorer
+from utils.widgets.pyramid import PyramidExplorer
 from utils.widgets.roi import RoiPoolingExplorer
 from utils.widgets.threshold import DetectionThreshold
 
@@ -21,5 +22,6 @@ __all__ = [
     "NmsPlayer",
     "PrecisionRecallExplorer",
     "ProposalExplorer",
+    "PyramidExplorer",
     "RoiPoolingExplorer",
 ]

@@ -27,7 +27,8 @@ class PyramidExplorer(LessonWidget):
     """A window to drag over a photograph, its cells on the feature map, and its bins with what is pooled in them.
 
     image (3, H, W); features (C, h, w), `stride` pixels a cell; window xyxy pixels; levels: bins a side. `channel` is
-    the one whose values are shown, `level` the one whose bins are drawn in the picture. Raises ValueError for a
+    the one whose values are shown, `level` the one whose bins are drawn in the picture. Cell i is drawn about pixel
+    i * stride, the middle of what it sees. Raises ValueError for a
     malformed window, features of another shape and levels < 1.
     """
 
@@ -81,15 +82,18 @@ class PyramidExplorer(LessonWidget):
         shared = [n for n in self.levels if n > min(size)]
         words = (f" Fewer cells than bins a side: at {shared[0]} × {shared[0]} several bins look at the same cell."
                  if shared else "")
-        return f"{width:.0f} × {height:.0f} pixels are {size[0]} × {size[1]} cells; the vector's length does not care.{words}"
+        return (f"{width:.0f} × {height:.0f} pixels are {size[0]} × {size[1]} cells; the vector's length does not care."
+                f"{words}")
 
     def static(self) -> Figure:
         """The window with the bins of every level, and the pooled values of the channel, as a still figure."""
         figure, axes = new_figure(columns=len(self.levels), rows=2, width=3.4, height=3.4)
         for (ax, below), level in zip(axes.T, self.bins, strict=True):
             draw_image(ax, self._pixels, f"{level['n']} × {level['n']} bins")
-            for x1, y1, x2, y2 in (([end * self.stride for end in cells] for cells in level["bins"])):
+            for x1, y1, x2, y2 in ([(end - 0.5) * self.stride for end in cells] for cells in level["bins"]):
                 ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, facecolor=(*_rgb(ORANGE), 0.25), edgecolor="white"))
+            rows, columns = (torch.arange(count) * self.stride for count in self._features.shape[1:])
+            ax.plot(*torch.cartesian_prod(columns, rows).T, ".", color="white", markersize=2)
             draw_boxes(ax, torch.tensor([self.window]), colors=[VERMILLION])
             values = torch.tensor(level["values"]).view(level["n"], level["n"])
             below.imshow(values, cmap="Blues", vmin=0, vmax=max(self.strongest, 1e-6) * 1.2)
