@@ -83,4 +83,5 @@ def detect(net: nn.Module, feature: Tensor, boxes: Tensor, levels: Sequence[int]
 def verdict(per_seed: Sequence[Numbers]) -> dict[str, bool]:
     """Pyramids against single levels."""
     return {"4 2 1 beats 1 alone": wins(per_seed, "4 2 1", "1"), "4 2 1 beats 2 alone": wins(per_seed, "4 2 1", "2"),
-            "4 2 1 beats 4 alone": wins(per_seed, "4 2 1", "4"), "6 3 2 1 beats 6 alone": wins(per_seed, "6 3 2 1", "6")}
+            "4 2 1 beats 4 alone": wins(per_seed, "4 2 1", "4"),
+            "6 3 2 1 beats 6 alone": wins(per_seed, "6 3 2 1", "6")}

@@ -34,7 +34,7 @@ class SPPNet(SVMDetector):
     window = 64  # 224 in the paper (section 4.1); here the side of the crops that the backbone was pre-trained on
 
     def __init__(self, backbone: nn.Module, num_classes: int, prepare: Sequence[ImagePreparation],
-                 levels: Sequence[int] = (4, 2, 1), hidden: int = 384, max_proposals: int = 200,
+                 levels: Sequence[int] = (6, 3, 2, 1), hidden: int = 256, max_proposals: int = 200,
                  propose: Callable[[Tensor], Tensor] = selective_search) -> None:
         channels: int = backbone.out_channels  # type: ignore[assignment]
         pooled = channels * sum(n * n for n in levels)

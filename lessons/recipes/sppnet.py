@@ -37,13 +37,15 @@ class Plan:
 PLANS = {"short": Plan(40, 40, 40, 20), "full": Plan(800, 1000, 500, 200)}
 LESSON = CHECKPOINTS / "sppnet.safetensors"
 PROPOSALS = 200  # of each picture
+LEVELS = (6, 3, 2, 1)  # bins a side
+HIDDEN = 256  # width of fc6 and fc7
 
 
 def build(num_classes: int = len(CLASSES), seed: int = 0, sides: tuple[int, ...] = (160,)) -> SPPNet:
     """The lesson's detector, untrained. num_classes counts the background; sides: short sides of its scales, pixels."""
     with seeded(seed):
         scales = [ImagePreparation((side,), 2 * side) for side in sides]
-        return SPPNet(LastStage(small_resnet((1, 2, 1))), num_classes, scales, max_proposals=PROPOSALS)
+        return SPPNet(LastStage(small_resnet((1, 2, 1))), num_classes, scales, LEVELS, HIDDEN, PROPOSALS)
 
 
 def train(dataset: str = "scenes", profile: str = "short", resume: bool = False, device: str | None = None,

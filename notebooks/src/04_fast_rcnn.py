@@ -37,7 +37,7 @@ from lessons.proposals import selective_search
 
 detector = zoo.load("fast_rcnn", weights="lesson")
 validation = Scenes("val", length=200)
-shown = [validation[i] for i in (1, 4, 8, 17)]
+shown = [validation[i] for i in (5, 6, 13, 22)]
 proposals = [selective_search(image)[:200] for image, _ in shown]
 with torch.no_grad():
     detections = detector([image for image, _ in shown], proposals=proposals)
@@ -322,7 +322,7 @@ thin = compress_linear(layer, rank=2)
 torch.testing.assert_close(thin[1].weight @ thin[0].weight, by_hand)
 missing = torch.linalg.matrix_norm(layer.weight.detach() - by_hand, 2)
 torch.testing.assert_close(missing, s[2])  # the largest thing left out is the next singular value
-print("multiply-adds", count_multiply_adds(layer, torch.zeros(1, 6)), "->", count_multiply_adds(thin, torch.zeros(1, 6)), "(a loss at this size: t (u + v) < u v needs t <", f"{24 / 10})")
+print("multiply-adds", count_multiply_adds(layer, torch.zeros(1, 6)), "->", count_multiply_adds(thin, torch.zeros(1, 6)), f"(fewer while t (u + v) < u v: here for t < {24 / 10})")
 
 # %%
 singular = torch.linalg.svdvals(head.fc6.weight.detach())
@@ -338,7 +338,7 @@ show(figure, alt="Share of fc6's squared weights that the largest t singular val
 #
 # ## 4 Training
 #
-# One training, one loss, every layer. Thirty scenes, some seconds, from the pre-trained body, exactly as the shipped detector was trained for longer. (Expected time: 30 s.)
+# One training, one loss, every layer. Thirty scenes, some seconds, from the pre-trained body, exactly as the shipped detector was trained for longer. (Expected time: 25 s.)
 
 # %% tags=["nbval-ignore-output"]
 from lessons.detection_training import Plan, fit, open_with_proposals
@@ -362,7 +362,7 @@ assert changed == ["backbone", "box_head"]
 model.eval()
 with torch.no_grad():
     found = model([image for image, _ in shown], proposals=proposals)
-figure = detections_figure([image for image, _ in shown], found, CLASSES, threshold=0.3, title="After some seconds of training on 30 scenes")
+figure = detections_figure([image for image, _ in shown], found, CLASSES, threshold=0.2, title="After some seconds of training on 30 scenes")
 show(figure, alt="The four scenes of section 0 with the detections of the briefly trained Fast R-CNN.")
 
 # %% [markdown]
@@ -404,22 +404,52 @@ assert cards["fast_rcnn"]["metrics"]["val"]["AP"] > cards["sppnet"]["metrics"]["
 # %% [markdown]
 # ## 6 A claim of the paper, reproduced in shape
 #
-# **Claim** (section 5.1, Table 6): learning classes and boxes *together* helps. In the paper the multi-task loss raises mAP by 0.8 to 1.1 points **even where the regressed boxes are not used**, and beats the stage-wise way (first
-# classes, then a box layer on frozen features).
+# **Claim** (section 5.5, Figure 3): more proposals are *not* simply better. With their number mAP rises, **then falls a little**, although ever more objects are covered.
 #
-# Three seeds of short trainings (`python -m experiments fast_rcnn_multi_task`). **Predict** the order of the four bars.
+# Three seeds of short trainings (`python -m experiments fast_rcnn_proposals`; each detector was trained on 200 proposals a scene and measured on the first n). **Predict** both curves.
+
+# %%
+from experiments.record import load_result
+
+amounts = load_result("fast_rcnn_proposals")
+numbers_of = [int(name.split()[0]) for name in amounts["mean"]]
+curves = {label: [numbers[key] for numbers in amounts["mean"].values()] for label, key in (("recall at IoU 0.5", "recall"), ("AP50", "AP50"), ("AP", "AP"))}
+spread = {label: [numbers[key] for numbers in amounts["sd"].values()] for label, key in (("recall at IoU 0.5", "recall"), ("AP50", "AP50"), ("AP", "AP"))}
+show(curves_figure(numbers_of, curves, xlabel="proposals", ylabel="share", spread=spread, title="More proposals (our scenes, 3 seeds)", log_x=True), alt="Recall, AP50 and AP against the number of proposals: recall keeps rising, AP is highest at a hundred and falls a little after.")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-from experiments.record import load_result
+for name, numbers in amounts["mean"].items():
+    print(f"{name:10s} recall {numbers['recall']:.3f}  AP {numbers['AP']:.3f}  by seed", [one[name]["AP"] for one in amounts["per_seed"].values()])
+for statement, holds in amounts["verdict"].items():
+    print("yes" if holds else "no ", statement)
+assert len(amounts["seeds"]) >= 3
+assert amounts["verdict"]["100 boxes beat 25"]
+assert amounts["verdict"]["100 boxes beat 400"]
+assert amounts["verdict"]["400 boxes cover more objects than 100"]
 
+# %% [markdown]
+# As in the paper: the last proposals bring a few objects more, and more false alarms than objects. One more seed, live and in miniature (its training is far too short for good boxes):
+
+# %% tags=["nbval-ignore-output"]
+from experiments import fast_rcnn_proposals
+
+live = fast_rcnn_proposals.run(seed=7, short=True)
+print("live, 8 scenes to learn from:", {name: numbers["AP50"] for name, numbers in live.items()})
+
+# %% [markdown]
+# ## 7 Questions answered
+#
+# **Is one training better than two?** (Section 5.1, Table 6.) In the paper the multi-task loss raises mAP by 0.8 to 1.1 points **even where the regressed boxes are not used**, and beats the stage-wise way (first
+# classes, then a box layer on frozen features). Ours, three seeds of short trainings (560 looks at a scene). **Predict** the order of the four bars.
+
+# %%
+# NBVAL_CHECK_OUTPUT
 tasks = load_result("fast_rcnn_multi_task")
 for name, numbers in tasks["mean"].items():
-    print(f"{name:28s} AP {numbers['AP']:.3f} ± {tasks['sd'][name]['AP']:.3f}   AP50 {numbers['AP50']:.3f} ± {tasks['sd'][name]['AP50']:.3f}")
+    print(f"{name:28s} AP {numbers['AP']:.3f} ± {tasks['sd'][name]['AP']:.3f}   AP50 {numbers['AP50']:.3f}   AP75 {numbers['AP75']:.3f}")
 for statement, holds in tasks["verdict"].items():
     print("yes" if holds else "no ", statement)
-assert len(tasks["seeds"]) >= 3
-assert tasks["verdict"]["regressed boxes beat proposals"]
 
 # %%
 from utils.figures import bars_figure
@@ -428,18 +458,35 @@ bars = {name.replace(", ", ",\n"): [one[name]["AP"] for one in tasks["per_seed"]
 show(bars_figure(bars, ylabel="AP", title="One training or two (our scenes)"), alt="AP of four ways to train: classes only, stage-wise, multi-task without using its boxes, and multi-task; dots are seeds.")
 
 # %% [markdown]
-# TASKS_TEXT
-#
-# One more seed, live and in miniature (too short to rank anything):
+# **Not reproduced.** The four lie within the spread of the seeds; classes alone are slightly ahead, and regressed boxes help at loose overlaps only. What is different here? Our trainings are short, and the proposals of
+# composed scenes often fit to the pixel, where the paper's need repair. And RoI pooling rounds to cells of 8 pixels: objects of 24 to 106 pixels cannot be placed finer than it sees. Measure it on the shipped detector,
+# which was trained for longer: its boxes against the bare proposals, strict and loose.
 
-# %% tags=["nbval-ignore-output"]
-from experiments import fast_rcnn_multi_task
+# %%
+# NBVAL_CHECK_OUTPUT
+from lessons.metrics import CocoMetrics
 
-live = fast_rcnn_multi_task.run(seed=7, short=True)
-print("live, 8 scenes to learn from:", {name: numbers["AP50"] for name, numbers in live.items()})
+held_back = [(image, target, selective_search(image)[:200]) for image, target in (validation[i] for i in range(100, 124))]
+
+
+def measure(one):
+    metrics = CocoMetrics()
+    with torch.no_grad():
+        for image, target, boxes in held_back:
+            metrics.update(one([image], proposals=[boxes]), [target])
+    return metrics.compute()
+
+
+bare = recipe.build().eval()
+bare.load_state_dict(detector.state_dict())
+for parameter in bare.box_head.bbox_pred.parameters():
+    torch.nn.init.zeros_(parameter)  # every correction is 0: boxes stay where they were proposed
+results = {"regressed boxes": measure(detector), "bare proposals": measure(bare)}
+difference = {key: results["regressed boxes"][key] - results["bare proposals"][key] for key in ("AP50", "AP75")}
+print("regressing helps at IoU 0.5:", difference["AP50"] > 0, "- at 0.75:", difference["AP75"] > 0)
 
 # %% [markdown]
-# ## 7 Questions answered
+# Regression repairs what was off by much, and blurs what was right. Finer pooling is the cure: RoIAlign, in notebook 07.
 #
 # **Which layers must learn?** SPPnet trained its fully connected layers only. The paper's Table 5 (VGG16): those alone 61.4 mAP, all convolutions from the third group on 66.9, from the second 67.2. Ours:
 
@@ -450,14 +497,14 @@ for name, numbers in layers["mean"].items():
     print(f"{name:20s} AP {numbers['AP']:.3f} ± {layers['sd'][name]['AP']:.3f}   AP50 {numbers['AP50']:.3f}")
 for statement, holds in layers["verdict"].items():
     print("yes" if holds else "no ", statement)
-assert layers["verdict"]["everything beats the head only"]
 
 # %%
 bars = {name: [one[name]["AP"] for one in layers["per_seed"].values()] for name in layers["mean"]}
 show(bars_figure(bars, ylabel="AP", title="What learns (our scenes)"), alt="AP where only the head learns, head and last stage, and everything; dots are seeds.")
 
 # %% [markdown]
-# LAYERS_TEXT
+# Small differences again, in the paper's direction: with 560 looks at a scene the convolutions hardly move. Trained for longer the gap opens: the shipped SPPnet and Fast R-CNN share body, scenes and number of steps, and
+# differ in whether the convolutions learned (and in all that follows fc7); compare their rows in section 5.
 #
 # **What does truncated SVD cost?** The paper: more than 30 % less time for 0.3 points of mAP (ranks 1024 and 256 for fc6 and fc7). Ours, with the same rank for both:
 
@@ -474,9 +521,11 @@ for statement, holds in svd["verdict"].items():
 costs = [numbers["multiply-adds"] / 1e3 for numbers in svd["mean"].values()][::-1]
 figure = curves_figure(costs, {key: [numbers[key] for numbers in svd["mean"].values()][::-1] for key in ("AP50", "AP")}, xlabel="thousands of multiply-adds of fc6 and fc7 for a region", ylabel="", title="Thinner and thinner layers (our scenes, 3 seeds)")
 figure.axes[0].set_xscale("log")
-show(figure, alt="AP and AP50 against the cost of the two fully connected layers: flat over a wide range, then falling.")
+show(figure, alt="AP and AP50 against the cost of the two fully connected layers: the fewer multiply-adds, the lower both.")
 
 # %% [markdown]
+# The work falls, and so does AP, at once: a fc6 of 192 outputs has no 4096 to spare. *That a compressed layer loses hardly anything* is a statement about large layers; the shape that does carry over is the trade.
+#
 # **Softmax or SVMs?** R-CNN needed SVMs; here softmax is ahead by 0.1 to 0.8 points in the paper (Table 8). Ours, both on the same features:
 
 # %%
@@ -488,23 +537,9 @@ for statement, holds in scores["verdict"].items():
     print("yes" if holds else "no ", statement)
 
 # %% [markdown]
-# SVM_TEXT
+# Here the SVMs are slightly ahead, in two of three seeds. Detectors trained this briefly give poorly calibrated probabilities; SVMs, fitted afterwards with hard negatives, catch up on training that was cut short. Few would train SVMs for that:
+# one training that goes on a little longer is simpler.
 #
-# **How many proposals?** The paper's Figure 3: mAP rises with the number of proposals, then *falls* a little; more is not better. Ours, one detector on the first n boxes of Selective Search:
-
-# %%
-amounts = load_result("fast_rcnn_proposals")
-numbers_of = [int(name.split()[0]) for name in amounts["mean"]]
-curves = {label: [numbers[key] for numbers in amounts["mean"].values()] for label, key in (("recall at IoU 0.5", "recall"), ("AP50", "AP50"), ("AP", "AP"))}
-show(curves_figure(numbers_of, curves, xlabel="proposals", ylabel="share", title="More proposals (our scenes, 3 seeds)", log_x=True), alt="Recall, AP50 and AP against the number of proposals: recall keeps rising, AP levels off.")
-
-# %%
-# NBVAL_CHECK_OUTPUT
-print("AP", {n: round(numbers["AP"], 3) for n, numbers in zip(numbers_of, amounts["mean"].values())})
-for statement, holds in amounts["verdict"].items():
-    print("yes" if holds else "no ", statement)
-
-# %% [markdown]
 # **Why background from [0.1, 0.5)?** The paper calls it a heuristic for mining hard examples and shows no numbers. Ours, three starts of the band:
 
 # %%
@@ -516,7 +551,7 @@ for statement, holds in band["verdict"].items():
     print("yes" if holds else "no ", statement)
 
 # %% [markdown]
-# BAND_TEXT
+# 0 and 0.1 are a tie, 0.3 is worse: proposals that touch no object are easy, but leaving out too many teaches nothing about open background. For our scenes the heuristic neither helps nor harms.
 #
 # ## 8 Find the mistake
 #

@@ -71,7 +71,7 @@ def test_svms_are_fitted_to_pyramids():
     model = sppnet.build()
     fit(model, data, progress=False)
     assert model.svm_weight.any()
-    assert model.box_weight.shape == (6, 4, 21 * 144)
+    assert model.box_weight.shape == (6, 4, 50 * 144)
     assert measure(model, "scenes", 1).keys() == {"val", "val_unknown"}
 
 
