@@ -1,13 +1,14 @@
 """Four steps in turn or all at once? (Faster R-CNN, section 3.2)
 
-Both see each scene as often: joint training takes as many steps as each of the first two of the four.
+Joint training is measured twice: with as many steps as each of the first two of the four, and with twice as many,
+which takes about as long as all four together.
 """
 
 import time
 from collections.abc import Sequence
 
 from experiments.proposal_training import Size, average_recalls, train_briefly
-from experiments.record import Numbers
+from experiments.record import Numbers, wins
 from lessons.data.scenes import Scenes
 from lessons.detectors.alternating import alternating_steps
 from lessons.detectors.faster_rcnn import FasterRCNN
@@ -15,16 +16,18 @@ from lessons.evaluation import evaluate
 from lessons.recipes.faster_rcnn import build
 from lessons.recipes.small_resnet import LESSON, start_from_pre_trained
 
-CLAIM = "Approximate joint training comes close to alternating training in less time."
+CLAIM = "Approximate joint training gives about the accuracy of alternating training in less time."
 PRE_TRAINED = LESSON
-FULL, SHORT = Size(300, 160, 60), Size(16, 4, 8)
+FULL, SHORT = Size(250, 100, 60), Size(16, 4, 8)
 SHARE = {"3": 0.5, "4": 0.5}  # of the steps, where the backbone stays as it is and less is to be learnt
 
 
 def run(seed: int, short: bool = False) -> Numbers:
     """AP, average recall of the proposals and processor seconds of both ways; short: a few steps."""
     size = SHORT if short else FULL
+    longer = Size(size.images, 2 * size.steps, size.measured)
     return {"joint": measured(*joint(size, seed), size, seed),
+            "joint, as long": measured(*joint(longer, seed), size, seed),
             "alternating": measured(*alternating(size, seed), size, seed)}
 
 
@@ -63,6 +66,6 @@ def measured(model: FasterRCNN, seconds: float, size: Size, seed: int) -> dict[s
 def verdict(per_seed: Sequence[Numbers]) -> dict[str, bool]:
     """Time and quality."""
     faster = all(n["joint"]["seconds"] < n["alternating"]["seconds"] for n in per_seed)
-    lost = sum(n["alternating"]["AP50"] - n["joint"]["AP50"] for n in per_seed) / len(per_seed)
-    return {"joint training takes less time, for every seed": faster,
-            "its AP50 is not more than 0.05 lower on the mean": lost <= 0.05}
+    return {"as many steps of joint training take less time, for every seed": faster,
+            "but they reach less AP50": wins(per_seed, "alternating", "joint", "AP50"),
+            "in the same time joint training reaches more": wins(per_seed, "joint, as long", "alternating", "AP50")}

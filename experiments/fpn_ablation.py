@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from experiments.proposal_training import Size, average_recalls, train_proposals
 from experiments.record import Numbers, wins
-from lessons.backbones.fpn import FeaturePyramidNetwork
+from lessons.backbones.fpn import FeaturePyramidNetwork, ResNetFPN
 from lessons.backbones.resnet import LastStage, small_resnet
 from lessons.detectors.faster_rcnn import FasterRCNN
 from lessons.images import ImagePreparation
@@ -20,6 +20,7 @@ from lessons.recipes.small_resnet import LESSON, start_from_pre_trained
 
 CLAIM = "A pyramid raises the recall of small objects most; it needs its lateral links and its top-down path."
 PRE_TRAINED = LESSON
+SIZES = (16, 32, 64, 96)  # of the anchors, pixels; on a pyramid one for each level
 FULL, SHORT = Size(300, 250, 100), Size(16, 4, 8)
 
 
@@ -27,13 +28,17 @@ def one_map(seed: int) -> FasterRCNN:
     """Lesson 05's detector with the paper's stride, 16."""
     with seeded(seed):
         backbone = LastStage(small_resnet((1, 2, 2)))
-        rpn = faster_rcnn.small_rpn(backbone.out_channels, (faster_rcnn.ANCHOR_SIZES,))
+        rpn = faster_rcnn.small_rpn(backbone.out_channels, (SIZES,))
         return FasterRCNN(backbone, rpn, faster_rcnn.small_head(backbone, 7), ImagePreparation((160,), 320))
 
 
 def pyramid(seed: int) -> FasterRCNN:
-    """Lesson 06's detector."""
-    return fpn.build(seed=seed)
+    """Lesson 06's detector with the anchors of the others."""
+    with seeded(seed):
+        backbone = ResNetFPN(small_resnet(), fpn.CHANNELS)
+        head = faster_rcnn.small_head(backbone, 7)
+        rpn = faster_rcnn.small_rpn(fpn.CHANNELS, tuple((size,) for size in SIZES))
+        return FasterRCNN(backbone, rpn, head, ImagePreparation((160,), 320))
 
 
 class NoLink(nn.Module):
@@ -45,7 +50,7 @@ class NoLink(nn.Module):
 
 def without_lateral_links(seed: int) -> FasterRCNN:
     """The pyramid whose finer maps are the coarsest one, enlarged and smoothed."""
-    model = fpn.build(seed=seed)
+    model = pyramid(seed)
     links = model.backbone.fpn.inner_blocks  # type: ignore[union-attr]
     for level in range(len(links) - 1):  # type: ignore[arg-type]
         links[level] = NoLink()  # type: ignore[index, operator]
@@ -63,7 +68,7 @@ class NoTopDown(FeaturePyramidNetwork):
 
 def without_top_down_path(seed: int) -> FasterRCNN:
     """The pyramid without the sum."""
-    model = fpn.build(seed=seed)
+    model = pyramid(seed)
     with seeded(seed):
         model.backbone.fpn = NoTopDown(model.backbone.body.channels, fpn.CHANNELS)  # type: ignore[union-attr, arg-type]
     return model

@@ -35,7 +35,7 @@ def of_masks(detection: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> t
     if len(masks) and len(truth) and masks.shape[-2:] != truth.shape[-2:]:
         raise ValueError(f"image {target['image_id']}: masks of {tuple(masks.shape[-2:])} pixels for objects of "
                          f"{tuple(truth.shape[-2:])}.")
-    filled = masks.reshape(len(masks), -1) > 0.5
+    filled = masks.flatten(1) > 0.5
     size, truth_size = (_double(m.flatten(1).sum(1)) for m in (filled, truth > 0.5))
     if not len(masks) or not len(truth):
         return np.zeros((len(masks), len(truth))), size

@@ -121,6 +121,26 @@ def random_people(seed, image_id, people=None):
     return detection, target
 
 
+@pytest.mark.parametrize(("kind", "example"), [("masks", random_masks), ("keypoints", random_people)])
+@pytest.mark.parametrize("empty", ["detections", "objects", "both"])
+def test_images_without_detections_or_without_objects(kind, example, empty):
+    """Half of the images have none; also masks of one channel, as detectors give them."""
+    pairs = [example(seed, seed) for seed in range(10)]
+    for number, (detection, target) in enumerate(pairs):
+        if kind == "masks":
+            detection["masks"] = detection["masks"][:, None]
+        if number % 2:
+            for thing in (detection, target) if empty == "both" else (target,) if empty == "objects" else (detection,):
+                thing.update({key: value[:0] for key, value in thing.items() if isinstance(value, torch.Tensor)})
+    detections, targets = map(list, zip(*pairs, strict=True))
+    metrics = CocoMetrics(kind)
+    metrics.update(detections, targets)
+    if kind == "masks":
+        detections = [{**detection, "masks": detection["masks"][:, 0]} for detection in detections]
+    expected = official(detections, targets, {"masks": "segm"}.get(kind, kind), (1, 2))
+    np.testing.assert_allclose(list(metrics.compute().values()), expected, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_keypoints(seed):
     pairs = [random_people(100 * seed + i, i) for i in range(15)]

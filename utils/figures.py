@@ -127,6 +127,19 @@ def draw_masks(ax: Axes, masks: Tensor, labels: Tensor | None = None, opacity: f
     return ax
 
 
+def draw_keypoints(ax: Axes, keypoints: Tensor, labels: Tensor | None = None) -> Axes:
+    """Keypoints (N, P, 3) as x, y in pixels and visibility: in each object a marker of its own for each point.
+
+    Points with visibility 0 are left out. labels (N,) choose the colours.
+    """
+    for i, points in enumerate(keypoints.tolist()):
+        color = class_color(int(labels[i])) if labels is not None else PALETTE[i % len(PALETTE)]
+        for j, (x, y, visible) in enumerate(points):
+            if visible > 0:
+                ax.plot(x, y, MARKERS[j % len(MARKERS)], color=color, markeredgecolor="white", markersize=9, zorder=6)
+    return ax
+
+
 def draw_heat_map(ax: Axes, image: Tensor, heat: Tensor, title: str = "", opacity: float = 0.6) -> Axes:
     """A map (h, w) of any resolution over a photograph (3, H, W), with a colour bar. viridis reads in grey, too."""
     draw_image(ax, image, title)
@@ -165,12 +178,19 @@ def images_figure(images: Sequence[Tensor], titles: Sequence[str] | None = None,
 def detections_figure(images: Sequence[Tensor], detections: Sequence[Mapping[str, Tensor]], classes: Sequence[str],
                       threshold: float = 0.5, title: str = "", targets: Sequence[Mapping[str, Any]] | None = None
                       ) -> Figure:
-    """Detections above a score threshold; with targets, the true boxes as dashed white lines below them."""
+    """Detections above a score threshold; with targets, the true boxes as dashed white lines below them.
+
+    Masks (N, 1, H, W) are drawn where they reach 0.5, and keypoints (N, P, 3), where detections carry them.
+    """
     figure, axes = images_figure(images)
     for i, (ax, detection) in enumerate(zip(axes, detections, strict=True)):
         if targets is not None:
             draw_boxes(ax, targets[i]["boxes"], colors=["#FFFFFF"], linestyle="--", linewidth=1.5)
         shown = detection["scores"] >= threshold
+        if "masks" in detection:
+            draw_masks(ax, detection["masks"][shown][:, 0] >= 0.5, detection["labels"][shown])
+        if "keypoints" in detection:
+            draw_keypoints(ax, detection["keypoints"][shown], detection["labels"][shown])
         draw_boxes(ax, detection["boxes"][shown], detection["labels"][shown], detection["scores"][shown], classes)
     figure.suptitle(title, fontsize=15)
     return figure

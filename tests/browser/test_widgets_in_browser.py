@@ -16,10 +16,12 @@ from utils.widgets import (
     DetectionThreshold,
     HierarchyExplorer,
     LevelExplorer,
+    MaskPaste,
     NmsPlayer,
     PrecisionRecallExplorer,
     ProposalExplorer,
     PyramidExplorer,
+    RoiPoolingExplorer,
 )
 
 pytestmark = pytest.mark.browser
@@ -352,6 +354,8 @@ MAKE = {"boxes": lambda: BoxPlayground(PICTURE, [0, 0, 20, 20], [10, 0, 30, 20])
         "anchors": lambda: AnchorExplorer(PICTURE, BOXES[1:3], ["bird", "fish"]),
         "proposals": lambda: ProposalExplorer(PICTURE, BOXES, {"32 px square": PICTURE[0]}, BOXES[1:3]),
         "levels": lambda: LevelExplorer(PICTURE, [0, 0, 20, 20]),
+        "roi": lambda: RoiPoolingExplorer(torch.arange(48.0).view(6, 8), [20, 25, 70, 60]),
+        "mask_paste": lambda: MaskPaste(PICTURE, PICTURE[:1, :7, :7].repeat(4, 1, 1), FOUND, ("background", "bird", "fish")),
         "pyramid": lambda: PyramidExplorer(PICTURE, PICTURE[:, ::8, ::8], [0, 0, 40, 30])}
 
 
@@ -393,7 +397,7 @@ def test_only_what_is_dragged_stops_a_finger_from_scrolling(stage, name):
     held = page.evaluate("""() => [...document.querySelectorAll('.dl-widget *')]
         .filter(node => getComputedStyle(node).touchAction === "none")
         .map(node => node.matches('[data-handle], [data-box] .dl-frame') ? "dragged" : node.outerHTML.slice(0, 80))""")
-    assert held == ["dragged"] * 9 * {"boxes": 2, "levels": 1, "pyramid": 1}.get(name, 0)  # a box with eight handles
+    assert held == ["dragged"] * 9 * {"boxes": 2, "levels": 1, "pyramid": 1, "roi": 1}.get(name, 0)  # a box with eight handles
 
 
 # contrast of every text with the ground it lies on (Web Content Accessibility Guidelines 2.1, contrast ratio)

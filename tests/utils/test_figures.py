@@ -121,3 +121,15 @@ def test_no_boxes_draw_nothing():
     figures.draw_boxes(axes[0], torch.zeros(0, 4), torch.zeros(0), torch.zeros(0), CLASSES)
     assert not axes[0].patches
     assert not axes[0].texts
+
+
+def test_masks_and_keypoints_are_drawn_where_detections_carry_them():
+    masks = torch.zeros(2, 1, 50, 70)
+    masks[0, 0, 2:18, 2:18], masks[1, 0, 12:40, 32:58] = 0.9, 0.4
+    points = torch.tensor([[[3.0, 4, 1], [10, 12, 0]], [[33, 20, 2], [50, 40, 2]]])
+    plain = figures.detections_figure([IMAGE], [FOUND], CLASSES, 0.1).axes[0]
+    drawn = figures.detections_figure([IMAGE], [{**FOUND, "masks": masks, "keypoints": points}], CLASSES, 0.1).axes[0]
+    assert len(drawn.images) == len(plain.images) + 2
+    assert [tuple(line.get_xydata()[0]) for line in drawn.lines] == [(3, 4), (33, 20), (50, 40)]  # not the invisible one
+    assert drawn.lines[1].get_marker() != drawn.lines[2].get_marker()
+    assert drawn.images[-1].get_array()[..., 3].max() == 0  # below 0.5: an empty mask

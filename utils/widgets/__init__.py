@@ -4,11 +4,24 @@ from utils.widgets.anchors import AnchorExplorer
 from utils.widgets.boxes import BoxPlayground
 from utils.widgets.hierarchy import HierarchyExplorer
 from utils.widgets.levels import LevelExplorer
+from utils.widgets.mask_paste import MaskPaste
 from utils.widgets.nms import NmsPlayer
 from utils.widgets.precision import PrecisionRecallExplorer
 from utils.widgets.proposals import ProposalExplorer
 from utils.widgets.pyramid import PyramidExplorer
+from utils.widgets.roi import RoiPoolingExplorer
 from utils.widgets.threshold import DetectionThreshold
 
-__all__ = ["AnchorExplorer", "BoxPlayground", "DetectionThreshold", "HierarchyExplorer", "LevelExplorer", "NmsPlayer",
-           "PrecisionRecallExplorer", "ProposalExplorer", "PyramidExplorer"]
+__all__ = [
+    "AnchorExplorer",
+    "BoxPlayground",
+    "DetectionThreshold",
+    "HierarchyExplorer",
+    "LevelExplorer",
+    "MaskPaste",
+    "NmsPlayer",
+    "PrecisionRecallExplorer",
+    "ProposalExplorer",
+    "PyramidExplorer",
+    "RoiPoolingExplorer",
+]
