@@ -362,7 +362,7 @@ assert changed == ["backbone", "box_head"]
 model.eval()
 with torch.no_grad():
     found = model([image for image, _ in shown], proposals=proposals)
-figure = detections_figure([image for image, _ in shown], found, CLASSES, threshold=0.2, title="After some seconds of training on 30 scenes")
+figure = detections_figure([image for image, _ in shown], found, CLASSES, threshold=0.4, title="After some seconds of training on 30 scenes")
 show(figure, alt="The four scenes of section 0 with the detections of the briefly trained Fast R-CNN.")
 
 # %% [markdown]
@@ -469,7 +469,7 @@ from lessons.metrics import CocoMetrics
 held_back = [(image, target, selective_search(image)[:200]) for image, target in (validation[i] for i in range(100, 124))]
 
 
-def measure(one):
+def strict_and_loose(one):
     metrics = CocoMetrics()
     with torch.no_grad():
         for image, target, boxes in held_back:
@@ -481,7 +481,7 @@ bare = recipe.build().eval()
 bare.load_state_dict(detector.state_dict())
 for parameter in bare.box_head.bbox_pred.parameters():
     torch.nn.init.zeros_(parameter)  # every correction is 0: boxes stay where they were proposed
-results = {"regressed boxes": measure(detector), "bare proposals": measure(bare)}
+results = {"regressed boxes": strict_and_loose(detector), "bare proposals": strict_and_loose(bare)}
 difference = {key: results["regressed boxes"][key] - results["bare proposals"][key] for key in ("AP50", "AP75")}
 print("regressing helps at IoU 0.5:", difference["AP50"] > 0, "- at 0.75:", difference["AP75"] > 0)
 

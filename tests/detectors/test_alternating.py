@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from parity import photographs, targets_for
 
+from benchmarks.alive import photographs, targets_for
 from lessons.detectors.alternating import HeadTask, alternating_steps
 from lessons.recipes.faster_rcnn import build
 

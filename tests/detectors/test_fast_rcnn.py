@@ -6,11 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parity import assert_same_detections, photographs, targets_for
+from parity import assert_same_detections
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import MultiScaleRoIAlign, roi_pool
 
+from benchmarks.alive import photographs, targets_for
 from lessons.backbones.resnet import LastStage, small_resnet
 from lessons.boxes import box_iou
 from lessons.costs import count_multiply_adds

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from parity import photographs
 
+from benchmarks.alive import photographs
 from lessons.backbones.resnet import LastStage, small_resnet
 from lessons.data.scenes import compose_scene
 from lessons.detectors.sppnet import SPPNet, in_batch, nearest_scale

@@ -78,8 +78,8 @@ def test_svms_are_fitted_to_pyramids():
 # --- what is shipped ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "threshold"), [("sppnet", -0.5), ("fast_rcnn", 0.3)])
-def test_the_shipped_detector_finds_the_objects_of_a_few_scenes(name, threshold):
+@pytest.mark.parametrize(("name", "threshold", "share"), [("sppnet", -0.5, 0.3), ("fast_rcnn", 0.3, 0.5)])
+def test_the_shipped_detector_finds_the_objects_of_a_few_scenes(name, threshold, share):
     """Far below its AP50 on 200 scenes, so that another torch version cannot fail it."""
     model = zoo.load(name, "lesson")
     found = total = 0
@@ -90,7 +90,7 @@ def test_the_shipped_detector_finds_the_objects_of_a_few_scenes(name, threshold)
             right = (detection["labels"] == label) & (detection["scores"] > threshold)
             found += bool((box_iou(detection["boxes"][right], box[None]) >= 0.5).any())
             total += 1
-    assert found / total > 0.5
+    assert found / total > share
 
 
 @pytest.mark.parametrize("name", RECIPES)
