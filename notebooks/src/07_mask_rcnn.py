@@ -477,7 +477,7 @@ names = {"align": "RoIAlign", "pool": "RoIPool"}
 curves = {name: [result["mean"][f"{kind} {s}"]["IoU"] for s in strides] for kind, name in names.items()}
 spread = {name: [result["sd"][f"{kind} {s}"]["IoU"] for s in strides] for kind, name in names.items()}
 figure = curves_figure(strides, curves, xlabel="stride of the map, pixels", ylabel="mean IoU of the masks", spread=spread, title=f"Masks in true boxes, our scenes, {len(result['seeds'])} seeds", log_x=True)
-show(figure, alt="Mean IoU of masks against the stride of the map: RoIAlign is above RoIPool at every stride, and the gap is widest at stride 32.")
+show(figure, alt="Mean IoU of masks against the stride of the map: RoIAlign is above RoIPool at every stride; both fall towards stride 32, where the seeds differ most.")
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -486,14 +486,12 @@ for s in strides:
     print(f"stride {s:2d}: gain in IoU by seed", "  ".join(f"{gain:+.3f}" for gain in gains), f"  in mask AP, mean {result['mean'][f'align {s}']['AP'] - result['mean'][f'pool {s}']['AP']:+.3f}")
 for statement, holds in result["verdict"].items():
     print("yes" if holds else "no ", statement)
-mean_gain = {s: result["mean"][f"align {s}"]["IoU"] - result["mean"][f"pool {s}"]["IoU"] for s in strides}
 assert len(result["seeds"]) >= 3
-assert min(mean_gain.values()) > 0
-assert max(mean_gain, key=mean_gain.get) == 32
+assert all(one[f"align {s}"]["IoU"] > one[f"pool {s}"]["IoU"] for one in result["per_seed"].values() for s in strides)
 
 # %% [markdown]
-# RoIAlign wins at every stride, and the gap is by far the widest at stride 32, where a typical object is hardly larger than a cell. Between 4, 8 and 16 we see no order: the claim holds in its direction, its growth only for the last step.
-# Both curves fall: what a coarse map has lost, no pooling brings back. One more seed, live, in small:
+# RoIAlign wins at every stride and with every seed, mostly by two or three hundredths of IoU. The paper's *growth* we cannot confirm: on average the gap is widest at stride 32, but one seed makes it so, and in mask AP the gain there is the smallest. Section 3.3 measured
+# places, and places are not all: at stride 32 our objects are hardly larger than a cell, and what a coarse map has lost no pooling brings back (both curves fall). One more seed, live, in small:
 
 # %% tags=["nbval-ignore-output"]
 from experiments import mask_roi, mask_training
@@ -535,7 +533,7 @@ for statement, holds in heads["verdict"].items():
 
 # %% [markdown]
 # **Answers.** *Depth:* each doubling helps, by a hundredth or two; the paper's four is a reasonable end. *Convolutions* beat fully connected layers, as in the paper: they keep places. *Competition:* a softmax over classes is far worse than in the paper (where it costs 5.5 points): in a short
-# training nearly all it learns is to call pixels background or to guess the class. *One mask for all classes* loses more than the paper's 0.6. *Weights:* more weight on masks gives better masks and, in a training as short as this, costs no classes. That the paper takes 1 for all is convenience, no optimum.
+# training nearly all it learns is to call pixels background or to guess the class. *One mask for all classes* loses more than the paper's 0.6. *Weights:* more weight on masks gives better masks; ten times as much costs classes in one seed of three. The paper's 1 for all lies between; that it is the best is nowhere claimed.
 #
 # **How much do 28 × 28 cells lose on thin and winding shapes?** This can be measured without a network: squeeze each *true* mask into the square, paste it back, compare. No branch of that resolution can do better.
 
