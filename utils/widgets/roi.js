@@ -49,9 +49,10 @@ function render({ model, el }) {
     canvas.replaceChildren();
     canvas.setAttribute("aria-label", `${name}: ${rows.map((row) => row.map((one) => one.value.toFixed(2)).join(", ")).join("; ")}`);
     const layer = svg("g", {}, canvas);
+    const letters = Math.min(18, 1.5 * side / Math.max(...rows.flat().map((one) => one.value.toFixed(2).length)));
     rows.forEach((row, y) => row.forEach((one, x) => {
       svg("rect", { x: x * side, y: y * side, width: side, height: side, fill: one.colour, stroke: "#fff" }, layer);
-      svg("text", { x: (x + 0.5) * side, y: (y + 0.5) * side + side * 0.1, "text-anchor": "middle", "font-size": Math.min(18, side * 0.34), "font-weight": 700, fill: light(one.colour) ? "#000" : "#fff" }, layer).textContent = one.value.toFixed(2);
+      svg("text", { x: (x + 0.5) * side, y: (y + 0.5) * side + letters * 0.35, "text-anchor": "middle", "font-size": letters, "font-weight": 700, fill: light(one.colour) ? "#000" : "#fff" }, layer).textContent = one.value.toFixed(2);
     }));
   }
 
