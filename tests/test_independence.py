@@ -88,14 +88,15 @@ def regions():
     features = torch.rand(1, 4, 16, 16, requires_grad=True)
     pooled = [pool(features, ROIS, 2, 1.0) for pool in (roi.roi_pool, roi.roi_align, position_sensitive.ps_roi_pool,
                                                         position_sensitive.ps_roi_align)]
-    pooled += [roi.multiscale_roi_align([features], [BOXES], 2, [1]), roi.spatial_pyramid_pool(features, [1, 2]),
-               roi.roi_spatial_pyramid_pool(features, ROIS, [1, 2], 1.0)]
+    pooled += [roi.multiscale_roi_align([features], [BOXES], 2, [1]), roi.multiscale_roi_pool([features], [BOXES], 2, [1]),
+               roi.spatial_pyramid_pool(features, [1, 2]), roi.roi_spatial_pyramid_pool(features, ROIS, [1, 2], 1.0)]
     sum(x.sum() for x in pooled).backward()
     truth, zeros = [torch.ones(1, 16, 16)], torch.zeros(3, dtype=torch.int64)
     masks.mask_loss(torch.rand(3, 3, 4, 4), [BOXES], truth, [LABELS[:1]], [zeros])
     masks.paste_masks(masks.mask_probabilities(torch.rand(3, 3, 4, 4), [LABELS])[0], BOXES, (16, 16))
     keypoints.keypoint_loss(torch.rand(3, 2, 4, 4), [BOXES], [torch.full((1, 2, 3), 5.0)], [zeros])
     keypoints.heatmaps_to_keypoints(torch.rand(3, 2, 4, 4), BOXES)
+    resnet.LastStage(resnet.small_resnet((1, 2)))(torch.rand(1, 3, 32, 32))
     norm = resnet.FrozenBatchNorm2d(4)
     norm.load_state_dict(norm.state_dict())
     norm(features)

@@ -426,10 +426,10 @@ def measured_with(head):
 
 # %%
 def only_level(number):
-    def pool(maps, boxes, side=None):
+    def from_level(maps, boxes, side=None):
         return roi_align(maps[number - 2], list(boxes), side or 7, 1 / 2**number, 2)
 
-    return variant(detector.box_head, pool=pool)
+    return variant(detector.box_head, pool=from_level)
 
 
 seen = look(detector, images)
