@@ -1,13 +1,9 @@
 """How the Faster R-CNN of lesson 06 is built and trained: lesson 05's detector on a pyramid of strides 4 to 32."""
 
-from pathlib import Path
-
-from torch import nn
-
 from lessons.backbones.fpn import ResNetFPN
 from lessons.backbones.resnet import small_resnet
 from lessons.data.scenes import CLASSES
-from lessons.detection_training import Plan, train_jointly
+from lessons.detection_training import Plan, Recipe
 from lessons.detectors.faster_rcnn import FasterRCNN
 from lessons.images import ImagePreparation
 from lessons.order import seeded
@@ -26,8 +22,4 @@ def build(num_classes: int = len(CLASSES), seed: int = 0, side: int = 160) -> Fa
         return FasterRCNN(backbone, small_rpn(CHANNELS, ANCHOR_SIZES), head, ImagePreparation((side,), 2 * side))
 
 
-def train(dataset: str = "scenes", profile: str = "short", resume: bool = False, device: str | None = None,
-          seed: int = 0, folder: str | Path | None = None) -> nn.Module:
-    """Trains and measures; see `lessons.detection_training.train_jointly`."""
-    is_lesson = (dataset, profile, seed) == ("scenes", "full", 0)
-    return train_jointly("fpn", build, PLANS[profile], dataset, is_lesson, resume, device, seed, folder)
+train = Recipe("fpn", build, PLANS).train
