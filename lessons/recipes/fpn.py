@@ -9,7 +9,7 @@ from lessons.images import ImagePreparation
 from lessons.order import seeded
 from lessons.recipes.faster_rcnn import small_head, small_rpn
 
-PLANS = {"short": Plan(400, 60, 40), "full": Plan(13000, 1600, 200)}
+PLANS = {"short": Plan(400, 60, 40), "full": Plan(26000, 3200, 200)}
 ANCHOR_SIZES = ((20,), (40,), (80,), (160,))  # one for each level, pixels: five of its cells (eight in the paper)
 CHANNELS = 96
 
