@@ -140,12 +140,10 @@ class FastRCNN(nn.Module):
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None,
                 proposals: Sequence[Tensor] | None = None) -> dict[str, Tensor] | list[Detections]:
-        if self.training and targets is None:
-            raise ValueError("training needs targets: model(images, targets).")
+        batch, adapted = self.prepare(images, targets, self.training)
         if proposals is None:
             proposals = [self.proposals(image, target) for image, target in
                          zip(images, targets or [{}] * len(images), strict=True)]
-        batch, adapted = self.prepare(images, targets if self.training else None, self.training)
         regions = [resize_boxes(own.to(image), *sizes) for own, image, *sizes in
                    zip(proposals, images, batch.originals, batch.sizes, strict=True)]
         features = self.backbone(batch.pixels)
