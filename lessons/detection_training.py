@@ -43,6 +43,10 @@ class Plan:
     learning_rate: float = 1e-3
 
 
+# Real photographs are few and alike, and a detector that knows the scenes needs to learn little: minutes on two cores
+PHOTOGRAPHS = {"bccd": Plan(1000, 160, 100), "nuclei": Plan(1000, 40, 100)}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """All that distinguishes the training of one lesson's detector from that of another.
@@ -50,7 +54,7 @@ class Recipe:
     build(num_classes, seed, side) makes it untrained. transform: what a sample needs besides being mirrored at random;
     metrics: what is measured; proposals: how many of Selective Search every training sample carries, for detectors that
     make none of their own; begins_with: the lesson whose finished detector this one extends, otherwise only the body is
-    trained before.
+    trained before. On photographs every detector begins as the lesson's own, finished on the scenes.
     """
 
     name: str
@@ -68,26 +72,31 @@ class Recipe:
         The checkpoint goes into `folder` and, for a lesson's own, into data/checkpoints. With `resume` the state and
         Selective Search's proposals are kept in `folder`, and an interrupted training goes on from there.
         """
-        folder, plan = None if folder is None else Path(folder), self.plans[profile]
+        folder, plan = None if folder is None else Path(folder), self.plan(dataset, profile)
         data = self.open(dataset, plan, folder if resume else None)
         model = self.build(num_classes=len(data.classes), seed=seed, side=side_of(dataset))
-        if self.begins_with is None:
+        begins_with = self.name if dataset in PHOTOGRAPHS else self.begins_with
+        if begins_with is None:
             start_from_pre_trained(model.backbone.body)  # type: ignore[arg-type, union-attr]
         else:
-            start_from_lesson(model, self.begins_with)
+            start_from_lesson(model, begins_with)
         trainer = fit(model, data, plan, seed, folder, resume, device)
         model.to("cpu").eval()
         found = measure(model, dataset, plan.measured, self.transform, self.metrics)
         print(summary(found))
         data.transform = None  # what is random has no place in a hash
         card = {"seed": seed, "data": data_hash(data), "plan": asdict(plan), "steps": plan.steps,
-                "begins_with": self.begins_with or "small_resnet", "seconds": round(trainer.seconds),
+                "begins_with": begins_with or "small_resnet", "seconds": round(trainer.seconds),
                 "device": str(device or "fastest"), "metrics": found}
         is_lesson = (dataset, profile, seed) == ("scenes", "full", 0)
         for place in (folder, is_lesson and CHECKPOINTS):
             if place:
                 save_checkpoint(place / f"{self.name}.safetensors", model.state_dict(), card, torch.float16)
         return model
+
+    def plan(self, dataset: str, profile: str) -> Plan:
+        """How much of everything: the profile's, and in full on photographs what those need."""
+        return PHOTOGRAPHS.get(dataset, self.plans[profile]) if profile == "full" else self.plans[profile]
 
     def open(self, dataset: str, plan: Plan, folder: Path | None = None) -> DetectionDataset:
         """The training split, with proposals if the detector needs them; `folder` keeps those."""
