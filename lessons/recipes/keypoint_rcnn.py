@@ -19,7 +19,7 @@ from lessons.recipes.faster_rcnn import small_head, small_rpn
 from lessons.recipes.fpn import ANCHOR_SIZES, CHANNELS
 from lessons.recipes.mask_rcnn import DEPTH, HIDDEN
 
-PLANS = {"short": Plan(400, 60, 40), "full": Plan(5000, 600, 200)}
+PLANS = {"short": Plan(400, 60, 40), "full": Plan(3200, 400, 200, learning_rate=5e-4)}
 POINTS = ("top", "left", "bottom", "right")
 SIGMAS = (0.05,) * len(POINTS)  # tolerance; COCO's are 0.025 for eyes to 0.107 for hips
 
@@ -33,5 +33,5 @@ def build(num_classes: int = len(CLASSES), seed: int = 0, side: int = 160) -> Ke
                             ImagePreparation((side,), 2 * side))
 
 
-train = Recipe("keypoint_rcnn", build, PLANS, transform=extreme_points,
+train = Recipe("keypoint_rcnn", build, PLANS, transform=extreme_points, begins_with="fpn",
                metrics={**BOXES, "keypoints": partial(CocoMetrics, "keypoints", SIGMAS)}).train

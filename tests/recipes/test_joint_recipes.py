@@ -89,6 +89,21 @@ def test_every_detector_begins_with_the_pre_trained_body():
         assert torch.equal(value, wanted.state_dict()[key]), key
 
 
+def test_a_detector_goes_on_from_a_finished_lesson():
+    build = importlib.import_module("lessons.recipes.mask_rcnn").build
+    model, other, finished = build(), build(num_classes=3), zoo.load("fpn", "lesson").state_dict()
+    untrained = build(num_classes=3).state_dict()
+    detection_training.start_from_lesson(model, "fpn")
+    detection_training.start_from_lesson(other, "fpn")
+    for key, value in finished.items():
+        assert torch.equal(model.state_dict()[key], value), key
+        others = other.state_dict()[key]
+        assert torch.equal(others, value if others.shape == value.shape else untrained[key]), key
+    assert any(untrained[key].shape != value.shape for key, value in finished.items())
+    with pytest.raises(CheckpointError, match=r"MaskRCNN has no \S+, which the lesson's small_resnet has"):
+        detection_training.start_from_lesson(model, "small_resnet")
+
+
 def test_without_the_pre_trained_body_a_sentence_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(small_resnet, "LESSON", tmp_path / "small_resnet.safetensors")
     with pytest.raises(CheckpointError, match=r"There is no .*small_resnet\.safetensors"):
