@@ -88,7 +88,7 @@ class FCOS(OneStageDetector):
                 "bbox_ctrness": near / count}
 
     def box_loss(self, distances: Tensor, squares: Tensor, truth: Tensor) -> Tensor:
-        """1 - GIoU of the boxes that distances (P, 4) make of points, squares (P, 4), with the true ones (P, 4): a sum."""
+        """The sum of 1 - GIoU of true boxes (P, 4) and those that distances (P, 4) make of points' squares (P, 4)."""
         return generalized_box_iou_loss(decode_ltrb(distances, squares), truth, reduction="sum")
 
     def scored(self, outputs: Sequence[Tensor]) -> Tensor:
