@@ -14,11 +14,11 @@ from lessons.anchors import anchor_grid
 from lessons.coding import encode_ltrb
 from lessons.detectors.fcos import centreness_of
 from lessons.matching import fcos_fits, fcos_ranges, fcos_targets
-from utils.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, YELLOW, draw_boxes, draw_image, new_figure
+from utils.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, YELLOW, draw_boxes, draw_image, new_figure
 from utils.widgets.base import LessonWidget, script, shows_errors
 
 OBJECTS = (BLUE, GREEN, ORANGE, PURPLE, SKY)  # of the objects, in turn
-AMBIGUOUS = VERMILLION
+AMBIGUOUS = "black"  # in the still figure, whose few colours leave no red; red in the page
 EVERYWHERE = "all levels"
 
 
