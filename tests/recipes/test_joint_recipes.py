@@ -16,7 +16,7 @@ from lessons.recipes import small_resnet
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "datasets"
 NAMES = ("faster_rcnn", "fpn", "mask_rcnn", "keypoint_rcnn", "retinanet", "fcos")
-SHIPPED = ("faster_rcnn", "fpn", "mask_rcnn", "retinanet", "fcos")
+SHIPPED = ("faster_rcnn", "fpn", "mask_rcnn", "keypoint_rcnn", "retinanet", "fcos")
 TINY = Plan(images=4, steps=3, measured=2, batch_size=2)
 
 
