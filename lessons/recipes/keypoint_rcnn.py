@@ -5,15 +5,12 @@ rightmost pixel (Zhou et al., "Bottom-up object detection by grouping extreme an
 """
 
 from functools import partial
-from pathlib import Path
-
-from torch import nn
 
 from lessons.backbones.fpn import ResNetFPN
 from lessons.backbones.resnet import small_resnet
 from lessons.data.scenes import CLASSES
 from lessons.data.transforms import extreme_points
-from lessons.detection_training import BOXES, Plan, train_jointly
+from lessons.detection_training import BOXES, Plan, Recipe
 from lessons.detectors.mask_rcnn import KeypointHead, KeypointRCNN
 from lessons.images import ImagePreparation
 from lessons.metrics import CocoMetrics
@@ -36,10 +33,5 @@ def build(num_classes: int = len(CLASSES), seed: int = 0, side: int = 160) -> Ke
                             ImagePreparation((side,), 2 * side))
 
 
-def train(dataset: str = "scenes", profile: str = "short", resume: bool = False, device: str | None = None,
-          seed: int = 0, folder: str | Path | None = None) -> nn.Module:
-    """Trains and measures, boxes and keypoints; see `lessons.detection_training.train_jointly`."""
-    points = partial(CocoMetrics, "keypoints", SIGMAS)
-    is_lesson = (dataset, profile, seed) == ("scenes", "full", 0)
-    return train_jointly("keypoint_rcnn", build, PLANS[profile], dataset, is_lesson, resume, device, seed, folder,
-                         transform=extreme_points, metrics={**BOXES, "keypoints": points})
+train = Recipe("keypoint_rcnn", build, PLANS, transform=extreme_points,
+               metrics={**BOXES, "keypoints": partial(CocoMetrics, "keypoints", SIGMAS)}).train
