@@ -47,7 +47,7 @@ def keypoint_heat(cells: Tensor, labels: Tensor, radii: Tensor, shape: Sequence[
     where = torch.cat([labels[:, None], cells.flip(1)], dim=1)  # class, row, column
     outside = ((where < 0) | (where >= where.new_tensor([classes, height, width]))).any(dim=1)
     if outside.any():
-        raise ValueError(f"class, row and column {where[outside][0].tolist()} are outside maps of shape {tuple(shape)}.")
+        raise ValueError(f"class, row and column {where[outside][0].tolist()} are outside maps of {tuple(shape)}.")
     r = radii.floor()[:, None]
     rows, columns = (_bumps(where[:, 1 + i].to(r), r, size) for i, size in enumerate((height, width)))
     heat = radii.new_zeros((classes, height, width))

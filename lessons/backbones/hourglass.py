@@ -57,7 +57,8 @@ class Hourglass(nn.Module):
         self.out_channels, self.strides = width, [4] * stacks
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x, maps = self.stem(images), []
+        x = self.stem(images)
+        maps: list[Tensor] = []
         for i, module in enumerate(self.modules_):
             maps.insert(0, self.outputs[i](module(x)))
             if i < len(self.merges):

@@ -59,9 +59,9 @@ class CascadeCornerPooling(CornerPooling):
 
     def forward(self, x: Tensor) -> Tensor:
         vertical, horizontal = EDGES[self.corner]
-        into_right, into_below = corner_pool(self.first_inside(x), horizontal), corner_pool(self.second_inside(x), vertical)
-        left_edge = corner_pool(self.first_look(self.first(x) + into_right), vertical)
-        return left_edge + corner_pool(self.second_look(self.second(x) + into_below), horizontal)
+        across = self.first(x) + corner_pool(self.first_inside(x), horizontal)
+        down = self.second(x) + corner_pool(self.second_inside(x), vertical)
+        return corner_pool(self.first_look(across), vertical) + corner_pool(self.second_look(down), horizontal)
 
 
 class CentrePooling(NoPooling):

@@ -1,13 +1,9 @@
 """How the CenterNet of lesson 10 is built and trained: a small ResNet, a pyramid, and keypoints on its finest map."""
 
-from pathlib import Path
-
-from torch import nn
-
 from lessons.backbones.fpn import ResNetFPN
 from lessons.backbones.resnet import small_resnet
 from lessons.data.scenes import CLASSES
-from lessons.detection_training import Plan, train_jointly
+from lessons.detection_training import Plan, Recipe
 from lessons.detectors.centernet import CenterNet
 from lessons.detectors.corner_head import centernet_head
 from lessons.images import ImagePreparation
@@ -25,8 +21,4 @@ def build(num_classes: int = len(CLASSES), seed: int = 0, side: int = 160) -> Ce
         return CenterNet(backbone, [head], ImagePreparation((side,), 2 * side))
 
 
-def train(dataset: str = "scenes", profile: str = "short", resume: bool = False, device: str | None = None,
-          seed: int = 0, folder: str | Path | None = None) -> nn.Module:
-    """Trains and measures; see `lessons.detection_training.train_jointly`."""
-    is_lesson = (dataset, profile, seed) == ("scenes", "full", 0)
-    return train_jointly("centernet", build, PLANS[profile], dataset, is_lesson, resume, device, seed, folder)
+train = Recipe("centernet", build, PLANS).train
