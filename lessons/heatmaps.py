@@ -18,6 +18,8 @@ def gaussian_radius(sizes: Tensor, min_iou: float = 0.3) -> Tensor:
     sizes: (N, 2) widths and heights, any unit, and the radius in the same. The smallest of three: both corners moved
     alike, (w - r)(h - r) shared of 2 w h less that; both inwards, (w - 2r)(h - 2r) of w h; both outwards, w h of
     (w + 2r)(h + 2r). Each is a quadratic equation in r.
+    Departs from the authors' code, which takes the larger root of the first and divides none by its leading factor; its
+    0.7 then gives a square the radius 0.27 of its side, this one 0.23 at the paper's 0.3 and 0.08 at 0.7.
     Raises ValueError for another shape, a size not >= 0 and a min_iou outside (0, 1].
     """
     if sizes.ndim != 2 or sizes.shape[1] != 2 or not (sizes >= 0).all() or not 0 < min_iou <= 1:
@@ -40,26 +42,33 @@ def keypoint_heat(cells: Tensor, labels: Tensor, radii: Tensor, shape: Sequence[
     Raises ValueError for shapes that do not fit, cells or labels outside the maps and a radius not >= 0.
     """
     check_device(cells=cells, labels=labels, radii=radii)
-    classes, height, width = shape
-    if cells.shape != (len(labels), 2) or labels.ndim != 1 or labels.shape != radii.shape or not (radii >= 0).all():
+    if labels.ndim != 1 or cells.shape != (len(labels), 2) or labels.shape != radii.shape:
         raise ValueError(f"cells {tuple(cells.shape)}, labels {tuple(labels.shape)}, radii {tuple(radii.shape)}: want "
-                         "(N, 2), (N,) and (N,), radii >= 0.")
-    where = torch.cat([labels[:, None], cells.flip(1)], dim=1)  # class, row, column
-    outside = ((where < 0) | (where >= where.new_tensor([classes, height, width]))).any(dim=1)
-    if outside.any():
-        raise ValueError(f"class, row and column {where[outside][0].tolist()} are outside maps of {tuple(shape)}.")
-    r = radii.floor()[:, None]
-    rows, columns = (_bumps(where[:, 1 + i].to(r), r, size) for i, size in enumerate((height, width)))
-    heat = radii.new_zeros((classes, height, width))
+                         "(N, 2), (N,) and (N,).")
+    _check_values(torch.cat([labels[:, None], cells.flip(1)], dim=1), radii, shape)
+    r = radii.floor()[:, None] + 0.0  # whole numbers become floats
+    heat = r.new_zeros(tuple(shape))
+    columns, rows = (_bumps(at[:, None], r, size) for at, size in zip(cells.T, heat.shape[:0:-1], strict=True))
     for label, row, column in zip(labels.tolist(), rows, columns, strict=True):
         heat[label] = torch.maximum(heat[label], row[:, None] * column)  # e^(-x - y) = e^-x e^-y
     return heat
 
 
 def _bumps(at: Tensor, radius: Tensor, size: int) -> Tensor:
-    """One line through each bump: (N, size)."""
-    distance = (torch.arange(size, device=at.device) - at[:, None]).abs()
+    """One line through each bump: at, radius (N, 1) -> (N, size)."""
+    distance = (torch.arange(size, device=at.device) - at).abs()
     return torch.exp(-distance**2 / (2 * ((2 * radius + 1) / 6) ** 2)) * (distance <= radius)
+
+
+def _check_values(places: Tensor, radii: Tensor, shape: Sequence[int]) -> None:
+    """places: (N, 3), class, row and column."""
+    wrong = ~((radii >= 0) & radii.isfinite())  # NaN compares as False
+    if wrong.any():
+        raise ValueError(f"radius {radii[wrong][0].item()}: want finite numbers >= 0.")
+    outside = ((places < 0) | (places >= places.new_tensor(shape))).any(dim=1)
+    if places.is_floating_point() or outside.any():
+        raise ValueError(f"class, row and column {places[outside].tolist()[:1]} of {places.dtype}: want whole numbers "
+                         f"inside maps of {tuple(shape)}.")
 
 
 def _root(x: Tensor) -> Tensor:

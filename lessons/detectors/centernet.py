@@ -52,12 +52,11 @@ class CornerNet(nn.Module):
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
                 ) -> dict[str, Tensor] | list[Detections]:
-        batch, adapted = self.prepare(images, targets, self.training)
+        if not self.training:
+            return self.detect(*self.predict(images))
+        batch, adapted = self.prepare(images, targets, training=True)
         features = self.backbone(batch.pixels)
-        if self.training:
-            predictions = [head(level) for head, level in zip(self.heads, features, strict=False)]
-            return self.losses(predictions, adapted)
-        return self.detect(self.heads[0](features[0]), batch)
+        return self.losses([head(one) for head, one in zip(self.heads, features, strict=False)], adapted)
 
     # --- learning ------------------------------------------------------------------------------------------------
 
@@ -98,14 +97,19 @@ class CornerNet(nn.Module):
 
     # --- detecting -----------------------------------------------------------------------------------------------
 
+    def predict(self, images: Sequence[Tensor]) -> tuple[dict[str, KeypointMaps], ImageBatch]:
+        """What the detecting head says of pictures, with probabilities for heat, and the batch that they make."""
+        batch, _ = self.prepare(images)
+        maps = self.heads[0](self.backbone(batch.pixels)[0])
+        return {kind: one._replace(heat=one.heat.sigmoid()) for kind, one in maps.items()}, batch
+
     def detect(self, maps: Maps, batch: ImageBatch) -> list[Detections]:
-        """Detections of each picture, best first, in its own pixels. maps: with logits for heat."""
-        heated = {kind: one._replace(heat=one.heat.sigmoid()) for kind, one in maps.items()}
-        found = [self.suppress(pairs, size) for pairs, size in zip(self.decode(heated), batch.sizes, strict=True)]
+        """Detections of each picture, best first, in its own pixels. maps: with probabilities for heat."""
+        found = [self.suppress(pairs, size) for pairs, size in zip(self.decode(maps), batch.sizes, strict=True)]
         return in_originals(found, batch)
 
     def decode(self, maps: Maps) -> list[Detections]:
-        """Boxes in cells of each picture, before NMS; labels from 0. maps: with probabilities for heat."""
+        """Boxes in cells of each picture, before NMS; labels from 0."""
         return decode_corners(maps["top_left"], maps["bottom_right"], self.top_k, self.max_distance)
 
     def suppress(self, found: Detections, size: tuple[int, int]) -> Detections:

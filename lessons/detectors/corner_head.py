@@ -122,5 +122,6 @@ def conv_bn(channels: int, wanted: int, kernel: int) -> nn.Sequential:
 
 def predictor(channels: int, hidden: int, wanted: int, prior: float | None = None) -> nn.Sequential:
     """3 x 3 convolution, ReLU, 1 x 1 convolution; `prior`: the probability that its logits start from."""
+    last = nn.Conv2d(hidden, wanted, 1)
     return nn.Sequential(nn.Conv2d(channels, hidden, 3, padding=1), nn.ReLU(inplace=True),
-                         begun(nn.Conv2d(hidden, wanted, 1), prior))
+                         last if prior is None else begun(last, prior))
