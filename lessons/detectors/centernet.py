@@ -113,20 +113,23 @@ class CornerNet(nn.Module):
         return decode_corners(maps["top_left"], maps["bottom_right"], self.top_k, self.max_distance)
 
     def suppress(self, found: Detections, size: tuple[int, int]) -> Detections:
-        """Boxes in pixels after soft-NMS in each class, labels from 1, best first."""
+        """Boxes in pixels after soft-NMS in each class, labels from 1, best first; none that lies outside the picture.
+
+        found: as `decode` returns it; size: height and width of the picture, in whose padding corners can be found too.
+        """
         boxes = clip_boxes_to_image(found["boxes"] * self.stride, size)
-        kept, scores = [], []
-        for label in found["labels"].unique():
-            own = torch.where(found["labels"] == label)[0]
-            left, score = soft_nms(boxes[own], found["scores"][own], sigma=self.nms_sigma,
-                                   score_threshold=self.nms_score, method="gaussian")
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        boxes, labels, scores = boxes[inside], found["labels"][inside], found["scores"][inside]
+        kept, lowered = [labels.new_zeros(0)], [scores[:0]]
+        for label in labels.unique():
+            own = torch.where(labels == label)[0]
+            left, score = soft_nms(boxes[own], scores[own], sigma=self.nms_sigma, score_threshold=self.nms_score,
+                                   method="gaussian")
             kept.append(own[left])
-            scores.append(score)
-        if not kept:
-            return {"boxes": boxes, "scores": found["scores"], "labels": found["labels"] + 1}
-        keep, score = torch.cat(kept), torch.cat(scores)
+            lowered.append(score)
+        keep, score = torch.cat(kept), torch.cat(lowered)
         best = score.argsort(descending=True, stable=True)[: self.max_detections]
-        return {"boxes": boxes[keep[best]], "scores": score[best], "labels": found["labels"][keep[best]] + 1}
+        return {"boxes": boxes[keep[best]], "scores": score[best], "labels": labels[keep[best]] + 1}
 
 
 class CenterNet(CornerNet):

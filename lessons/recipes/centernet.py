@@ -9,7 +9,7 @@ from lessons.detectors.corner_head import centernet_head
 from lessons.images import ImagePreparation
 from lessons.order import seeded
 
-PLANS = {"short": Plan(400, 60, 40), "full": Plan(13000, 1600, 200)}
+PLANS = {"short": Plan(400, 60, 40), "full": Plan(10800, 2700, 200, batch_size=4)}
 CHANNELS, HIDDEN = 64, 32
 
 

@@ -47,9 +47,7 @@ def test_what_is_seen_far_away_comes_from_below_alone():
         return rows.min().item(), rows.max().item()
 
     assert reach() == (0, 47)
-    for part in module.up.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.zeros_(part.weight)  # cuts the way from below, whose biases are 0
+    module.up.register_forward_hook(lambda _, inputs, output: output * 0)
     assert reach() == (22, 26)  # two 3 x 3 convolutions
 
 
