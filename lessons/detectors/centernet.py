@@ -78,7 +78,7 @@ class CornerNet(nn.Module):
         heat, offset, tags = [], [], []
         for kind, (logits, offsets, embeddings) in maps.items():
             cells = [cells_of(place, logits) for place in places[kind]]
-            heat.append(corner_focal_loss(logits, self.heat(cells, targets, logits)))
+            heat.append(corner_focal_loss(logits, self.wanted_heat(cells, targets, logits)))
             offset.append(offset_loss(offsets, cells, places[kind]))
             if embeddings is not None:
                 tags.append([at(tag, cell)[:, 0] for tag, cell in zip(embeddings, cells, strict=True)])
@@ -86,7 +86,7 @@ class CornerNet(nn.Module):
         return {"heat": torch.stack(heat).sum(), "offset": self.offset_weight * torch.stack(offset).sum(),
                 "pull": self.pull_weight * pull, "push": self.push_weight * push}
 
-    def heat(self, cells: Sequence[Tensor], targets: Sequence[Target], logits: Tensor) -> Tensor:
+    def wanted_heat(self, cells: Sequence[Tensor], targets: Sequence[Target], logits: Tensor) -> Tensor:
         """The target for heat (B, K, H, W), of the keypoints in `cells` (G, 2) of each picture."""
         heat = []
         for cell, target in zip(cells, targets, strict=True):

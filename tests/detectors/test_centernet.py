@@ -196,7 +196,7 @@ def test_targets_equal_the_loop(kind):
     model, targets = build(kind), [TWO, MANY, BORDER, NOTHING]
     logits = torch.zeros(4, CLASSES - 1, 16, 24)
     for name, places in model.keypoints(targets).items():
-        heat = model.heat([cells_of(place, logits) for place in places], targets, logits)
+        heat = model.wanted_heat([cells_of(place, logits) for place in places], targets, logits)
         expected = torch.stack([heat_by_loop(model, one, name, (CLASSES - 1, 16, 24)) for one in targets])
         torch.testing.assert_close(heat, expected)
     assert tuple(model.keypoints(targets)) == model.kinds
