@@ -20,7 +20,7 @@ def maps_of(boxes, labels, heat=0.9, size=40):
     for box, label in zip(boxes, labels, strict=True):
         low, high = box[:2] / 4, box[2:] / 4
         for kind, place in (("top_left", low), ("bottom_right", high), ("centre", (low + high) / 2)):
-            column, row = (int(part) for part in place)
+            column, row = (min(int(part), size - 1) for part in place)
             maps[kind].heat[0, label - 1, row, column] = heat
             maps[kind].offsets[0, :, row, column] = place - torch.tensor([column, row])
     return maps
