@@ -32,6 +32,7 @@ def gaussian_radius(sizes: Tensor, min_iou: float = 0.3) -> Tensor:
     return torch.stack([alike, inwards, outwards]).amin(dim=0)
 
 
+@torch.no_grad()
 def keypoint_heat(cells: Tensor, labels: Tensor, radii: Tensor, shape: Sequence[int]) -> Tensor:
     """Target heat maps with a bump at each keypoint: (K, H, W) in [0, 1], exactly 1 in the keypoints' cells.
 

@@ -149,9 +149,8 @@ class PoolingExplorer(LessonWidget):
         ax.plot([x1, x2], [y1, y2], color="white", linewidth=4.5)
         ax.plot([x1, x2], [y1, y2], color=one["colour"], linewidth=2.5)
         self._mark(ax, one["found"], one["colour"])
-        row, column = one["found"]
-        ax.text((column + 0.5) * self.stride, (row - 0.3) * self.stride, str(number), ha="center", va="bottom",
-                fontsize=11, bbox={"facecolor": "white", "edgecolor": one["colour"], "pad": 1.5})
+        ax.text((x1 + x2) / 2, (y1 + y2) / 2, str(number), ha="center", va="center", fontsize=11,
+                bbox={"facecolor": "white", "edgecolor": one["colour"], "pad": 1.5})
 
     def _mark(self, ax: Axes, place: Sequence[int], colour: str) -> None:
         row, column = place

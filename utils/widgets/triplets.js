@@ -5,7 +5,7 @@ function render({ model, el }) {
   const { picture, panel } = frame(el, "triplets", "Boxes from corners, with and without the test of the centre");
   const size = view.get("size"), unit = Math.max(...size) / 100;
   const canvas = photograph(picture, view), layer = clipped(canvas, view);
-  html("p", { class: "dl-hint" }, picture, "Blue: right, red and dashed: wrong (IoU with an object of the class below 0.5). Triangles: corners, dots: centres, in the colour of their class. White field: the middle of the chosen box, where a centre has to lie.");
+  html("p", { class: "dl-hint" }, picture, "Blue: right, red and dashed: wrong (IoU with an object of the class below 0.5), dotted white: true. Triangles: corners, dots: centres, in the colour of their class. White field: the middle of the chosen box, where a centre has to lie.");
 
   toggle(html("div", { class: "dl-row" }, panel), view, "central", "a centre must lie in the middle");
   slider(panel, view, "distance", "tags differ by at most", { min: 0, max: 3, step: 0.05 });
@@ -20,6 +20,7 @@ function render({ model, el }) {
   function draw() {
     layer.replaceChildren();
     const pairs = view.get("pairs"), chosen = pairs[view.get("chosen")], gone = (one) => view.get("central") && !one.kept;
+    for (const box of view.get("truth")) thin(layer, box, "#fff", { "data-truth": "", "stroke-width": 1.5, "stroke-dasharray": "2 3" });
     pairs.forEach((one, i) => {
       if (!gone(one) && one !== chosen) thin(layer, one.box, one.right ? COLOURS.blue : COLOURS.vermillion, { "data-pair": i, "data-right": one.right, "stroke-width": 1.8, "stroke-dasharray": one.right ? "none" : "6 4" });
     });

@@ -132,6 +132,7 @@ class TripletExplorer(LessonWidget):
     def _draw_pairs(self, ax: Axes, rows: Sequence[Mapping[str, Any]], title: str) -> None:
         wrong, right = ([row["box"] for row in rows if row["right"] == good] for good in (False, True))
         draw_image(ax, self._pixels, f"{title}: {len(right)} right, {len(wrong)} wrong")
+        draw_boxes(ax, self._target["boxes"], colors=["#FFFFFF"], linestyle=":", linewidth=1.5)
         for boxes, colour, style in ((wrong, VERMILLION, "--"), (right, BLUE, "-")):
             draw_boxes(ax, torch.tensor(boxes).reshape(-1, 4), colors=[colour], linestyle=style, linewidth=1.8)
 
