@@ -6,11 +6,13 @@ from utils.widgets.hierarchy import HierarchyExplorer
 from utils.widgets.levels import LevelExplorer
 from utils.widgets.mask_paste import MaskPaste
 from utils.widgets.nms import NmsPlayer
+from utils.widgets.pooling import PoolingExplorer
 from utils.widgets.precision import PrecisionRecallExplorer
 from utils.widgets.proposals import ProposalExplorer
 from utils.widgets.pyramid import PyramidExplorer
 from utils.widgets.roi import RoiPoolingExplorer
 from utils.widgets.threshold import DetectionThreshold
+from utils.widgets.triplets import TripletExplorer
 
 __all__ = [
     "AnchorExplorer",
@@ -20,8 +22,10 @@ __all__ = [
     "LevelExplorer",
     "MaskPaste",
     "NmsPlayer",
+    "PoolingExplorer",
     "PrecisionRecallExplorer",
     "ProposalExplorer",
     "PyramidExplorer",
     "RoiPoolingExplorer",
+    "TripletExplorer",
 ]
