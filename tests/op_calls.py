@@ -58,6 +58,7 @@ def places():
         "rotated.rotated_iou": (turned, turned.flip(0)),
         "nms.nms": (BOXES, SCORES, 0.5),
         "nms.batched_nms": (BOXES, SCORES, LABELS, 0.5),
+        "matching.fcos_fits": (BOXES, BOXES[:, 2:], strides, torch.tensor([[0.0, 64], [0, 64], [64, 999]])),
         "matching.fcos_targets": (BOXES, BOXES[:, 2:], strides, torch.tensor([[0.0, 64], [0, 64], [64, 999]])),
         "heatmaps.keypoint_heat": (torch.tensor([[2, 3], [4, 1], [7, 0]]), LABELS, SCORES + 1, (3, 8, 8)),
         "losses.pull_push_loss": (random(2), random(2, seed=1)),

@@ -2,8 +2,10 @@
 
 from utils.widgets.anchors import AnchorExplorer
 from utils.widgets.boxes import BoxPlayground
+from utils.widgets.focal import FocalLossExplorer
 from utils.widgets.hierarchy import HierarchyExplorer
 from utils.widgets.levels import LevelExplorer
+from utils.widgets.locations import LocationExplorer
 from utils.widgets.mask_paste import MaskPaste
 from utils.widgets.nms import NmsPlayer
 from utils.widgets.pooling import PoolingExplorer
@@ -18,8 +20,10 @@ __all__ = [
     "AnchorExplorer",
     "BoxPlayground",
     "DetectionThreshold",
+    "FocalLossExplorer",
     "HierarchyExplorer",
     "LevelExplorer",
+    "LocationExplorer",
     "MaskPaste",
     "NmsPlayer",
     "PoolingExplorer",
