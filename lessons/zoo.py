@@ -18,7 +18,8 @@ def build_lesson(name: str) -> nn.Module:
     return importlib.import_module(f"lessons.recipes.{name}").build()
 
 
-LESSONS = ("rcnn", "small_resnet", "sppnet", "fast_rcnn", "faster_rcnn", "fpn", "mask_rcnn", "keypoint_rcnn")
+LESSONS = ("rcnn", "small_resnet", "sppnet", "fast_rcnn", "faster_rcnn", "fpn", "mask_rcnn", "keypoint_rcnn",
+           "detr")
 
 # every model that can be loaded, and the function that builds it with untrained weights
 MODELS: dict[str, Callable[[], nn.Module]] = {name: partial(build_lesson, name) for name in LESSONS}
