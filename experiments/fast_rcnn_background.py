@@ -5,40 +5,31 @@ Proposals that touch no object are easily told from one; the paper leaves them o
 
 from collections.abc import Sequence
 
-from experiments.fast_rcnn_training import (
-    PRE_TRAINED,
-    FastRCNN,
-    Size,
-    detect,
-    kept,
-    learn,
-    measure,
-    multi_task,
-    size_of,
-    validation,
-)
+from experiments import fast_rcnn_training as training
 from experiments.record import Numbers, wins
+from lessons.detectors.fast_rcnn import FastRCNN
 
 __all__ = ["PRE_TRAINED"]
+PRE_TRAINED = training.PRE_TRAINED
 CLAIM = "Leaving out background that touches no object, below IoU 0.1, does no harm."
 STARTS = (0.0, 0.1, 0.3)
 
 
 def run(seed: int, short: bool = False) -> Numbers:
     """A training for each start of the band; that from 0.1 is the lesson's."""
-    size, data = size_of(short), validation(seed, size_of(short))
+    size, data = training.size_of(short), training.validation(seed, training.size_of(short))
     results = {}
     for begin in STARTS:
-        model = multi_task(seed, size) if begin == 0.1 else kept(
+        model = training.multi_task(seed, size) if begin == 0.1 else training.kept(
             f"background_{begin}", seed, size, lambda model, begin=begin: from_overlap(model, begin, seed, size))
-        results[f"from {begin}"] = measure(detect(model, data), data)
+        results[f"from {begin}"] = training.measured(model, data)
     return results
 
 
-def from_overlap(model: FastRCNN, begin: float, seed: int, size: Size) -> None:
+def from_overlap(model: FastRCNN, begin: float, seed: int, size: training.Size) -> None:
     """The lesson's training with another band of background."""
     model.box_head.background_from = begin
-    learn(model, seed, size)
+    training.learn(model, seed, size)
 
 
 def verdict(per_seed: Sequence[Numbers]) -> dict[str, bool]:

@@ -6,32 +6,23 @@ VOC 2007, all from the third group of convolutions on 66.9, from the second 67.2
 
 from collections.abc import Sequence
 
-from experiments.fast_rcnn_training import (
-    PRE_TRAINED,
-    Partly,
-    detect,
-    kept,
-    learn,
-    measure,
-    multi_task,
-    size_of,
-    validation,
-)
+from experiments import fast_rcnn_training as training
 from experiments.record import Numbers, wins
 
 __all__ = ["PRE_TRAINED"]
+PRE_TRAINED = training.PRE_TRAINED
 CLAIM = "Training the convolutions, too, beats training the fully connected layers alone."
 LEARNING = {"head only": ["box_head"], "head and last stage": ["box_head", "backbone.body.layer3"]}
 
 
 def run(seed: int, short: bool = False) -> Numbers:
     """Three trainings of the same length, in which ever more learns."""
-    size = size_of(short)
-    models = {name: kept(name.replace(" ", "_"), seed, size,
-                         lambda model, learning=learning: learn(Partly(model, learning), seed, size))
-              for name, learning in LEARNING.items()} | {"everything": multi_task(seed, size)}
-    data = validation(seed, size)
-    return {name: measure(detect(model, data), data) for name, model in models.items()}
+    size = training.size_of(short)
+    models = {name: training.kept(name.replace(" ", "_"), seed, size,
+                                  lambda m, learning=learning: training.learn(training.Partly(m, learning), seed, size))
+              for name, learning in LEARNING.items()} | {"everything": training.multi_task(seed, size)}
+    data = training.validation(seed, size)
+    return {name: training.measured(model, data) for name, model in models.items()}
 
 
 def verdict(per_seed: Sequence[Numbers]) -> dict[str, bool]:

@@ -6,41 +6,30 @@ are not used, and regressing after a multi-task training beats regressors that w
 
 from collections.abc import Sequence
 
-from experiments.fast_rcnn_training import (
-    PRE_TRAINED,
-    FastRCNN,
-    OneLoss,
-    Partly,
-    Size,
-    detect,
-    kept,
-    learn,
-    measure,
-    multi_task,
-    size_of,
-    validation,
-    without_regression,
-)
+from experiments import fast_rcnn_training as training
 from experiments.record import Numbers, wins
+from lessons.detectors.fast_rcnn import FastRCNN
 
 __all__ = ["PRE_TRAINED"]
+PRE_TRAINED = training.PRE_TRAINED
 CLAIM = "Learning classes and boxes together beats learning classes alone, and beats one after the other."
 
 
 def run(seed: int, short: bool = False) -> Numbers:
     """The four columns of the paper's table 6: two trainings, each with and without regressed boxes."""
-    size = size_of(short)
-    together, apart = multi_task(seed, size), kept("stage_wise", seed, size, lambda m: stage_wise(m, seed, size))
-    models = {"classes only": without_regression(apart), "stage-wise": apart,
-              "multi-task, boxes not used": without_regression(together), "multi-task": together}
-    data = validation(seed, size)
-    return {name: measure(detect(model, data), data) for name, model in models.items()}
+    size = training.size_of(short)
+    together = training.multi_task(seed, size)
+    apart = training.kept("stage_wise", seed, size, lambda model: stage_wise(model, seed, size))
+    models = {"classes only": training.without_regression(apart), "stage-wise": apart,
+              "multi-task, boxes not used": training.without_regression(together), "multi-task": together}
+    data = training.validation(seed, size)
+    return {name: training.measured(model, data) for name, model in models.items()}
 
 
-def stage_wise(model: FastRCNN, seed: int, size: Size) -> None:
+def stage_wise(model: FastRCNN, seed: int, size: training.Size) -> None:
     """First everything but the box layer from the loss of the classes, then the box layer alone from its own."""
-    learn(OneLoss(model, "loss_classifier"), seed, size)
-    learn(OneLoss(Partly(model, ["box_head.bbox_pred"]), "loss_box_reg"), seed, size)
+    training.learn(training.OneLoss(model, "loss_classifier"), seed, size)
+    training.learn(training.OneLoss(training.Partly(model, ["box_head.bbox_pred"]), "loss_box_reg"), seed, size)
 
 
 def verdict(per_seed: Sequence[Numbers]) -> dict[str, bool]:

@@ -4,22 +4,23 @@ from collections.abc import Sequence
 
 import torch
 
-from experiments.fast_rcnn_training import PRE_TRAINED, detect, measure, multi_task, size_of, validation
+from experiments import fast_rcnn_training as training
 from experiments.record import Numbers, wins
 from lessons.proposals import proposal_recall
 
 __all__ = ["PRE_TRAINED"]
+PRE_TRAINED = training.PRE_TRAINED
 CLAIM = "AP rises with the number of proposals, and then falls a little although more objects are covered."
 COUNTS = (10, 25, 50, 100, 200, 400)
 
 
 def run(seed: int, short: bool = False) -> Numbers:
     """AP of one detector, trained on 200 boxes a scene, on the first n, and the share of objects that these cover."""
-    size = size_of(short)
-    model, data = multi_task(seed, size), validation(seed, size)
+    size = training.size_of(short)
+    model, data = training.multi_task(seed, size), training.validation(seed, size)
     targets = [data[index][1] for index in range(len(data))]
     recall = proposal_recall([torch.as_tensor(t["proposals"]) for t in targets], [t["boxes"] for t in targets], COUNTS)
-    return {f"{n} boxes": {"recall": round(share, 4)} | measure(detect(model, data, n), data)
+    return {f"{n} boxes": {"recall": round(share, 4)} | training.measured(model, data, n)
             for n, share in zip(COUNTS, recall.tolist(), strict=True)}
 
 

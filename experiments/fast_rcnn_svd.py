@@ -5,32 +5,25 @@ from collections.abc import Sequence
 
 import torch
 
-from experiments.fast_rcnn_training import (
-    PRE_TRAINED,
-    FastRCNN,
-    detect,
-    measure,
-    multi_task,
-    size_of,
-    validation,
-)
+from experiments import fast_rcnn_training as training
 from experiments.record import Numbers
 from lessons.costs import count_multiply_adds
-from lessons.detectors.fast_rcnn import compress_linear
+from lessons.detectors.fast_rcnn import FastRCNN, compress_linear
 
 __all__ = ["PRE_TRAINED"]
+PRE_TRAINED = training.PRE_TRAINED
 CLAIM = "Truncated SVD makes the fully connected layers many times cheaper and costs hardly any AP."
 RANKS = {"full": None, "rank 48": (48, 48), "rank 24": (24, 24), "rank 12": (12, 12), "rank 6": (6, 6)}
 
 
 def run(seed: int, short: bool = False) -> Numbers:
     """AP and the head's multiply-adds for one region, for smaller and smaller ranks of fc6 and fc7."""
-    size = size_of(short)
-    model, data = multi_task(seed, size), validation(seed, size)
+    size = training.size_of(short)
+    model, data = training.multi_task(seed, size), training.validation(seed, size)
     results = {}
     for name, ranks in RANKS.items():
         compressed = model if ranks is None else compress(model, *ranks)
-        results[name] = {"multiply-adds": cost(compressed)} | measure(detect(compressed, data), data)
+        results[name] = {"multiply-adds": cost(compressed)} | training.measured(compressed, data)
     return results
 
 
@@ -45,7 +38,7 @@ def compress(model: FastRCNN, fc6: int, fc7: int) -> FastRCNN:
 def cost(model: FastRCNN) -> int:
     """Multiply-adds of the head for one region."""
     head = model.box_head
-    inputs = 144 * head.side**2
+    inputs = model.backbone.out_channels * head.side**2  # type: ignore[operator]
     return count_multiply_adds(torch.nn.Sequential(head.fc6, head.fc7), torch.zeros(1, inputs))
 
 

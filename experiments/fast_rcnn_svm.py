@@ -4,47 +4,39 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from experiments.fast_rcnn_training import (
-    PRE_TRAINED,
-    FastRCNN,
-    detect,
-    measure,
-    multi_task,
-    size_of,
-    validation,
-)
+from experiments import fast_rcnn_training as training
 from experiments.rcnn_training import scenes
 from experiments.record import Numbers
 from lessons.coding import decode_boxes
 from lessons.data.sample import Detections
+from lessons.detectors.fast_rcnn import FastRCNN
 from lessons.detectors.svm_detector import FEATURE_NORM, class_overlaps, suppress
 from lessons.detectors.svm_fitting import DescribedRegions, fit_svms
 
 __all__ = ["PRE_TRAINED"]
+PRE_TRAINED = training.PRE_TRAINED
 CLAIM = "Softmax scores are as good as those of SVMs that were trained afterwards with hard negatives."
 SCENES = 80  # that the SVMs learn from
 
 
 def run(seed: int, short: bool = False) -> Numbers:
     """One detector, its regions scored by its own softmax or by SVMs on its fc7."""
-    size = size_of(short)
-    model, data = multi_task(seed, size), validation(seed, size)
+    size = training.size_of(short)
+    model, data = training.multi_task(seed, size), training.validation(seed, size)
     some = scenes("train", size.images, seed)
     regions = [describe(model, *some[index]) for index in range(min(SCENES, len(some)))]
     scale = FEATURE_NORM / torch.cat([region.fc7 for region in regions]).norm(dim=1).mean()
     svms = fit_svms([region.fc7 * scale for region in regions], regions)
     by_svm = [detect_by_svm(model, data[i][0], data[i][1]["proposals"][:200], scale, svms) for i in range(len(data))]
-    return {"softmax": measure(detect(model, data), data), "SVM": measure(by_svm, data)}
+    return {"softmax": training.measured(model, data), "SVM": training.measure(by_svm, data)}
 
 
 @torch.no_grad()
 def fc7(model: FastRCNN, image: Tensor, boxes: Tensor) -> Tensor:
     """The features (N, F) of boxes that the last layers see."""
     head, batch = model.box_head, model.prepare([image])[0]
-    pooled = head.pool(model.backbone(batch.pixels), [boxes]).flatten(1)
-    return F.relu(head.fc7(F.relu(head.fc6(pooled))))
+    return head.describe(model.backbone(batch.pixels), [boxes])
 
 
 def describe(model: FastRCNN, image: Tensor, target: dict) -> DescribedRegions:

@@ -1,11 +1,11 @@
 """How the detectors are trained that learn all their parts at once, from one sum of losses (Fast R-CNN and after).
 
-A recipe says how its detector is built and how much of everything a profile takes; `train_jointly` does the rest:
-the pre-trained body, the data, the loop, the measuring, the checkpoint and its card.
+A recipe says how its detector is built and how much of everything a profile takes; `Recipe.train` does the rest: the
+pre-trained body, the data, the loop, the measuring, the checkpoint and its card.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import Subset
 
 from lessons.callbacks import Callback
-from lessons.checkpoints import data_hash, save_checkpoint
+from lessons.checkpoints import CheckpointError, data_hash, save_checkpoint
 from lessons.data.catalogue import open_dataset
 from lessons.data.proposed import WithProposals
 from lessons.data.sample import DetectionDataset
@@ -25,7 +25,7 @@ from lessons.metrics import CocoMetrics
 from lessons.recipes.small_resnet import start_from_pre_trained
 from lessons.schedules import cosine
 from lessons.training import Trainer
-from lessons.zoo import CHECKPOINTS
+from lessons.zoo import CHECKPOINTS, load
 
 Metrics = Mapping[str, Callable[[], Any]]  # what is measured, and what makes the object that measures it
 BOXES: Metrics = {"boxes": CocoMetrics}
@@ -45,35 +45,79 @@ class Plan:
     clip_norm: float = 5.0  # the longest gradient that is followed
 
 
-def train_jointly(name: str, build: Callable[..., nn.Module], plan: Plan, dataset: str = "scenes",
-                  is_lesson: bool = False, resume: bool = False, device: str | None = None, seed: int = 0,
-                  folder: str | Path | None = None, transform: Transform | None = None,
-                  metrics: Metrics = BOXES, proposals: int = 0) -> nn.Module:
-    """Builds the detector, trains and measures it; returns it on the CPU, in evaluation mode.
+# Real photographs are few and alike, and a detector that knows the scenes needs to learn little: minutes on two cores
+PHOTOGRAPHS = {"bccd": Plan(1000, 160, 100), "nuclei": Plan(1000, 40, 100)}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that distinguishes the training of one lesson's detector from that of another.
 
     build(num_classes, seed, side) makes it untrained. transform: what a sample needs besides being mirrored at random;
     metrics: what is measured; proposals: how many of Selective Search every training sample carries, for detectors that
-    make none of their own; with `resume` they are kept in `folder`. The checkpoint goes into `folder` and, for a
-    lesson's own, into data/checkpoints.
+    make none of their own; begins_with: the lesson whose finished detector this one extends, otherwise only the body is
+    trained before. On photographs every detector begins as the lesson's own, finished on the scenes.
     """
-    folder = None if folder is None else Path(folder)
-    data: DetectionDataset = open_for_training(dataset, plan.images, transform)
-    if proposals:
-        file = folder / "proposals.safetensors" if folder and resume else None
-        data = open_with_proposals(dataset, plan.images, proposals, file)
-    model = build(num_classes=len(data.classes), seed=seed, side=side_of(dataset))
-    start_from_pre_trained(model.backbone.body)  # type: ignore[arg-type, union-attr]
-    trainer = fit(model, data, plan, seed, folder, resume, device)
-    model.to("cpu").eval()
-    found = measure(model, dataset, plan.measured, transform, metrics)
-    print(summary(found))
-    data.transform = None  # what is random has no place in a hash
-    card = {"seed": seed, "data": data_hash(data), "plan": asdict(plan), "steps": plan.steps,
-            "seconds": round(trainer.seconds), "device": str(device or "fastest"), "metrics": found}
-    for path in (folder and folder / f"{name}.safetensors", is_lesson and CHECKPOINTS / f"{name}.safetensors"):
-        if path:
-            save_checkpoint(path, model.state_dict(), card, torch.float16)
-    return model
+
+    name: str
+    build: Callable[..., nn.Module]
+    plans: Mapping[str, Plan]  # by profile, "short" or "full"
+    transform: Transform | None = None
+    metrics: Metrics = field(default_factory=lambda: BOXES)
+    proposals: int = 0
+    begins_with: str | None = None
+
+    def train(self, dataset: str = "scenes", profile: str = "short", resume: bool = False, device: str | None = None,
+              seed: int = 0, folder: str | Path | None = None) -> nn.Module:
+        """Builds the detector, trains and measures it; returns it on the CPU, in evaluation mode.
+
+        The checkpoint goes into `folder` and, for a lesson's own, into data/checkpoints. With `resume` the state and
+        Selective Search's proposals are kept in `folder`, and an interrupted training goes on from there.
+        """
+        folder, plan = None if folder is None else Path(folder), self.plan(dataset, profile)
+        data = self.open(dataset, plan, folder if resume else None)
+        model = self.build(num_classes=len(data.classes), seed=seed, side=side_of(dataset))
+        begins_with = self.name if dataset in PHOTOGRAPHS else self.begins_with
+        if begins_with is None:
+            start_from_pre_trained(model.backbone.body)  # type: ignore[arg-type, union-attr]
+        else:
+            start_from_lesson(model, begins_with)
+        trainer = fit(model, data, plan, seed, folder, resume, device)
+        model.to("cpu").eval()
+        found = measure(model, dataset, plan.measured, self.transform, self.metrics)
+        print(summary(found))
+        data.transform = None  # what is random has no place in a hash
+        card = {"seed": seed, "data": data_hash(data), "plan": asdict(plan), "steps": plan.steps,
+                "begins_with": begins_with or "small_resnet", "seconds": round(trainer.seconds),
+                "device": str(device or "fastest"), "metrics": found}
+        is_lesson = (dataset, profile, seed) == ("scenes", "full", 0)
+        for place in (folder, is_lesson and CHECKPOINTS):
+            if place:
+                save_checkpoint(place / f"{self.name}.safetensors", model.state_dict(), card, torch.float16)
+        return model
+
+    def plan(self, dataset: str, profile: str) -> Plan:
+        """How much of everything: the profile's, and in full on photographs what those need."""
+        return PHOTOGRAPHS.get(dataset, self.plans[profile]) if profile == "full" else self.plans[profile]
+
+    def open(self, dataset: str, plan: Plan, folder: Path | None = None) -> DetectionDataset:
+        """The training split, with proposals if the detector needs them; `folder` keeps those."""
+        if self.proposals:
+            file = folder and folder / "proposals.safetensors"
+            return open_with_proposals(dataset, plan.images, self.proposals, file)
+        return open_for_training(dataset, plan.images, self.transform)
+
+
+def start_from_lesson(model: nn.Module, name: str) -> None:
+    """Gives a detector the weights of a finished one whose parts it has; layers for other classes stay as they are.
+
+    Raises CheckpointError where the file is missing or damaged, or holds a part that the detector has not.
+    """
+    tensors, own = load(name, "lesson").state_dict(), model.state_dict()
+    if surplus := tensors.keys() - own.keys():
+        raise CheckpointError(f"{type(model).__name__} has no {min(surplus)}, which the lesson's {name} has.")
+    fitting = {key: tensor for key, tensor in tensors.items() if tensor.shape == own[key].shape}
+    model.load_state_dict(fitting, strict=False)
 
 
 def fit(model: nn.Module, data: DetectionDataset, plan: Plan, seed: int = 0, folder: Path | None = None,

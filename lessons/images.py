@@ -39,17 +39,20 @@ class ImagePreparation:
 
     def __call__(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None, training: bool = False
                  ) -> tuple[ImageBatch, list[Target]]:
-        """Pictures (3, H, W) in [0, 1] -> a batch, and the targets in the pixels of the batch.
+        """Pictures (3, H, W) in [0, 1] -> a batch, and in training the targets in the pixels of the batch.
 
-        Raises ValueError for a picture of another shape or of whole numbers, and for a target's box without area.
+        Raises ValueError for training without targets, a picture of another shape or of whole numbers, and a target's
+        box without area.
         """
+        if training and targets is None:
+            raise ValueError("training needs targets: model(images, targets).")
         prepared, adapted = [], []
         for i, image in enumerate(images):
             if image.ndim != 3 or not image.is_floating_point():
                 raise ValueError(f"image {i} of shape {tuple(image.shape)}, {image.dtype}: want (3, H, W), floats.")
             pixels = normalise(image, self.mean, self.std)
             prepared.append(resize(pixels, self._draw(training), self.max_size))
-            if targets is not None:
+            if training and targets is not None:
                 adapted.append(resize_target(targets[i], shape(image), shape(prepared[-1])))
         batch = ImageBatch(pad(prepared, self.divisor), [shape(p) for p in prepared], [shape(i) for i in images])
         return batch, adapted

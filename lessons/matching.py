@@ -80,17 +80,20 @@ def hungarian_match(cost: Tensor) -> tuple[Tensor, Tensor]:
     return torch.as_tensor(rows, device=cost.device), torch.as_tensor(columns, device=cost.device)
 
 
-def fcos_ranges(strides: Tensor) -> Tensor:
-    """The sizes each point answers for, (N, 2) pixels from and to: 4 to 8 strides (FCOS, section 3.2).
+def fcos_ranges(strides: Tensor, reach: float = 8) -> Tensor:
+    """The sizes each point answers for, (N, 2) pixels from and to: reach / 2 to reach strides (FCOS, section 3.2).
 
     strides: (N,) of the level of each point. The finest level starts at 0 and the coarsest has no end: for strides 8
-    to 128 the paper's 0, 64, 128, 256, 512, infinity. Raises ValueError for strides that are not (N,) or not > 0.
+    to 128 and a reach of 8 the paper's 0, 64, 128, 256, 512, infinity. Raises ValueError for strides that are not (N,)
+    or not > 0, and for a reach that is not > 0.
     """
     _check_strides(strides)
+    if not reach > 0:
+        raise ValueError(f"reach {reach}: want a number of strides > 0.")
     if not len(strides):
         return strides.new_zeros((0, 2))
-    lower = torch.where(strides == strides.min(), 0, strides * 4)
-    upper = torch.where(strides == strides.max(), math.inf, strides * 8)
+    lower = torch.where(strides == strides.min(), 0, strides * (reach / 2))
+    upper = torch.where(strides == strides.max(), math.inf, strides * reach)
     return torch.stack([lower.to(upper.dtype), upper], dim=1)
 
 

@@ -236,10 +236,17 @@ def test_fcos_on_hostile_boxes(rows, dtype):
         assert matches.tolist() == fcos_by_loop(boxes, anchors, (8, 16, 32), 1.5)
 
 
+@pytest.mark.parametrize("reach", [0, -1, math.nan])
+def test_fcos_ranges_want_a_reach(reach):
+    with pytest.raises(ValueError, match="reach"):
+        fcos_ranges(torch.tensor([8, 16]), reach)
+
+
 def test_fcos_ranges_are_the_papers():
     strides = torch.tensor([8.0, 16, 32, 64, 128])
     assert fcos_ranges(strides).tolist() == [[0, 64], [64, 128], [128, 256], [256, 512], [512, math.inf]]
     assert fcos_ranges(torch.tensor([16])).tolist() == [[0, math.inf]]
+    assert fcos_ranges(torch.tensor([8, 16, 32]), reach=2.5).tolist() == [[0, 20], [20, 40], [40, math.inf]]
     assert fcos_ranges(torch.zeros(0)).shape == (0, 2)
 
 

@@ -46,7 +46,7 @@ class Transformer(nn.Module):
 
     def forward(self, features: Tensor, padding: Tensor, queries: Tensor, need_weights: bool = False
                 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        pos = as_sequence(sine_position_encoding(padding, features.shape[1]).to(features.dtype))
+        pos = as_sequence(sine_position_encoding(padding, features.shape[1], dtype=queries.dtype))
         unseen = padding.flatten(1) if padding.any() else None  # without a mask attention is faster
         memory, by_places = self.encoder(as_sequence(features), src_key_padding_mask=unseen, pos=pos,
                                          need_weights=need_weights)
@@ -97,9 +97,7 @@ class DETR(nn.Module):
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
                 ) -> dict[str, Tensor] | list[Detections]:
-        if self.training and targets is None:
-            raise ValueError("training needs targets: model(images, targets).")
-        batch, adapted = self.prepare(images, targets if self.training else None, self.training)
+        batch, adapted = self.prepare(images, targets, self.training)
         prediction = self.predict(batch)
         return self.losses(prediction, batch, adapted) if self.training else self.detect(prediction, batch)
 
@@ -122,7 +120,8 @@ class DETR(nn.Module):
                  for target, size in zip(targets, batch.sizes, strict=True)]
         losses = {}
         for i in (-1, *range(len(prediction.logits) - 1)):  # each layer's predictions are matched anew
-            found = detr_set_loss(prediction.logits[i], prediction.boxes[i], truth, self.no_object_weight)
+            found = detr_set_loss(prediction.logits[i], prediction.boxes[i], truth, self.no_object_weight,
+                                  self.loss_weights)
             for (name, loss), weight in zip(found.items(), self.loss_weights, strict=True):
                 losses[name if i < 0 else f"{name}_{i}"] = weight * loss
         return losses

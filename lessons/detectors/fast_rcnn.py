@@ -65,9 +65,13 @@ class FastRCNNHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor], proposals: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Class logits (R, K) and deltas (R, 4K) of all pictures' proposals, one picture after the other."""
-        x = self.pool(features, proposals).flatten(1)
-        x = F.relu(self.fc7(F.relu(self.fc6(x))))
+        x = self.describe(features, proposals)
         return self.cls_score(x), self.bbox_pred(x)
+
+    def describe(self, features: Sequence[Tensor], proposals: Sequence[Tensor]) -> Tensor:
+        """(R, hidden): what the two fully connected layers make of each proposal's features."""
+        x = self.pool(features, proposals).flatten(1)
+        return F.relu(self.fc7(F.relu(self.fc6(x))))
 
     def pool(self, features: Sequence[Tensor], proposals: Sequence[Tensor], side: int | None = None) -> Tensor:
         """(R, C, side, side): each proposal from the level of its size."""
@@ -140,12 +144,10 @@ class FastRCNN(nn.Module):
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None,
                 proposals: Sequence[Tensor] | None = None) -> dict[str, Tensor] | list[Detections]:
-        if self.training and targets is None:
-            raise ValueError("training needs targets: model(images, targets).")
+        batch, adapted = self.prepare(images, targets, self.training)
         if proposals is None:
             proposals = [self.proposals(image, target) for image, target in
                          zip(images, targets or [{}] * len(images), strict=True)]
-        batch, adapted = self.prepare(images, targets if self.training else None, self.training)
         regions = [resize_boxes(own.to(image), *sizes) for own, image, *sizes in
                    zip(proposals, images, batch.originals, batch.sizes, strict=True)]
         features = self.backbone(batch.pixels)

@@ -30,10 +30,10 @@ class FCOSHead(nn.Module):
     num_classes counts the background, whose score is never a target. Distances are in units of the level's stride.
     """
 
-    def __init__(self, channels: int, num_classes: int, groups: int = 32) -> None:
+    def __init__(self, channels: int, num_classes: int, groups: int = 32, depth: int = 4) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.class_tower, self.box_tower = Tower(channels, groups=groups), Tower(channels, groups=groups)
+        self.class_tower, self.box_tower = Tower(channels, depth, groups), Tower(channels, depth, groups)
         self.cls_logits = begun(nn.Conv2d(channels, num_classes, 3, padding=1), prior=PRIOR)
         self.bbox_reg = begun(nn.Conv2d(channels, 4, 3, padding=1))
         self.bbox_ctrness = begun(nn.Conv2d(channels, 1, 3, padding=1))
@@ -53,6 +53,7 @@ class FCOS(OneStageDetector):
     """
 
     score_threshold, nms_threshold, max_detections = 0.2, 0.6, 100
+    reach = 8.0  # strides; how far a side may be from a level's points, half of it at least (section 3.2)
     radius = 1.5  # strides from an object's centre within which points learn it (the authors' later improvement)
 
     def __init__(self, backbone: nn.Module, head: FCOSHead, prepare: ImagePreparation, strides: Sequence[int]) -> None:
@@ -66,7 +67,8 @@ class FCOS(OneStageDetector):
         """The object (N,) that each point of all levels answers for, -1 for none."""
         squares = torch.cat(anchors)
         strides = squares[:, 2] - squares[:, 0]
-        return fcos_targets(boxes, (squares[:, :2] + squares[:, 2:]) / 2, strides, fcos_ranges(strides), self.radius)
+        return fcos_targets(boxes, (squares[:, :2] + squares[:, 2:]) / 2, strides, fcos_ranges(strides, self.reach),
+                            self.radius)
 
     def losses(self, outputs: tuple[Tensor, ...], anchors: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """Focal loss everywhere, GIoU and centre-ness at points with an object; all by their number (equation 2)."""

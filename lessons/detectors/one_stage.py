@@ -29,9 +29,7 @@ class OneStageDetector(nn.Module):
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
                 ) -> dict[str, Tensor] | list[Detections]:
-        if self.training and targets is None:
-            raise ValueError("training needs targets: model(images, targets).")
-        batch, adapted = self.prepare(images, targets if self.training else None, self.training)
+        batch, adapted = self.prepare(images, targets, self.training)
         features = self.backbone(batch.pixels)
         outputs, anchors = self.head(features), self.anchors(features, batch)
         if self.training:

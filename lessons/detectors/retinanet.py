@@ -26,7 +26,7 @@ PRIOR = 0.01  # probability of an object at the start
 
 
 class Tower(nn.Sequential):
-    """Four 3 x 3 convolutions, each with a ReLU, that all levels share (section 4, figure 3c and d).
+    """`depth` 3 x 3 convolutions, each with a ReLU, that all levels share (section 4, figure 3c and d).
 
     groups: how many groups of channels group normalisation takes before each ReLU; None for no normalisation.
     """
@@ -45,10 +45,10 @@ class RetinaHead(nn.Module):
     num_classes counts the background, whose score is never a target: each class has a sigmoid of its own.
     """
 
-    def __init__(self, channels: int, anchors: int, num_classes: int) -> None:
+    def __init__(self, channels: int, anchors: int, num_classes: int, depth: int = 4) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.class_tower, self.box_tower = Tower(channels), Tower(channels)
+        self.class_tower, self.box_tower = Tower(channels, depth), Tower(channels, depth)
         self.cls_logits = begun(nn.Conv2d(channels, anchors * num_classes, 3, padding=1), prior=PRIOR)
         self.bbox_reg = begun(nn.Conv2d(channels, 4 * anchors, 3, padding=1))
 

@@ -5,13 +5,10 @@ pre-trained; what is left of it learns more slowly than the rest, though not ten
 """
 
 from dataclasses import replace
-from pathlib import Path
-
-from torch import nn
 
 from lessons.backbones.resnet import FrozenBatchNorm2d, LastStage, ResNet, small_resnet
 from lessons.data.scenes import CLASSES
-from lessons.detection_training import Plan, train_jointly
+from lessons.detection_training import Plan, Recipe
 from lessons.detectors.detr import DETR, Transformer
 from lessons.images import ImagePreparation
 from lessons.order import seeded
@@ -36,8 +33,4 @@ def freeze_start(body: ResNet) -> None:
         module.requires_grad_(False)
 
 
-def train(dataset: str = "scenes", profile: str = "short", resume: bool = False, device: str | None = None,
-          seed: int = 0, folder: str | Path | None = None) -> nn.Module:
-    """Trains and measures; see `lessons.detection_training.train_jointly`."""
-    is_lesson = (dataset, profile, seed) == ("scenes", "full", 0)
-    return train_jointly("detr", build, PLANS[profile], dataset, is_lesson, resume, device, seed, folder)
+train = Recipe("detr", build, PLANS).train

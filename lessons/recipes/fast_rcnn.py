@@ -4,13 +4,9 @@ With the paper's settings where they fit: RoIPool, 64 regions of each picture, a
 from IoU 0.1 up, smooth L1 that turns straight at 1 (Girshick, ICCV 2015, section 2.3).
 """
 
-from pathlib import Path
-
-from torch import nn
-
 from lessons.backbones.resnet import LastStage, small_resnet
 from lessons.data.scenes import CLASSES
-from lessons.detection_training import Plan, train_jointly
+from lessons.detection_training import Plan, Recipe
 from lessons.detectors.fast_rcnn import FastRCNN, FastRCNNHead
 from lessons.images import ImagePreparation
 from lessons.order import seeded
@@ -31,9 +27,4 @@ def build(num_classes: int = len(CLASSES), seed: int = 0, side: int = 160) -> Fa
     return FastRCNN(backbone, head, ImagePreparation((side,), 2 * side), PROPOSALS)
 
 
-def train(dataset: str = "scenes", profile: str = "short", resume: bool = False, device: str | None = None,
-          seed: int = 0, folder: str | Path | None = None) -> nn.Module:
-    """Trains and measures; see `lessons.detection_training.train_jointly`."""
-    is_lesson = (dataset, profile, seed) == ("scenes", "full", 0)
-    return train_jointly("fast_rcnn", build, PLANS[profile], dataset, is_lesson, resume, device, seed, folder,
-                         proposals=PROPOSALS)
+train = Recipe("fast_rcnn", build, PLANS, proposals=PROPOSALS).train

@@ -4,13 +4,11 @@ RPN and head learn together ("approximate joint training", Ren et al., section 3
 training are in `lessons.detectors.alternating`.
 """
 
-from pathlib import Path
-
 from torch import nn
 
 from lessons.backbones.resnet import LastStage, small_resnet
 from lessons.data.scenes import CLASSES
-from lessons.detection_training import Plan, train_jointly
+from lessons.detection_training import Plan, Recipe
 from lessons.detectors.fast_rcnn import FastRCNNHead
 from lessons.detectors.faster_rcnn import FasterRCNN, RegionProposalNetwork
 from lessons.images import ImagePreparation
@@ -46,8 +44,4 @@ def small_head(backbone: nn.Module, num_classes: int) -> FastRCNNHead:
     return head
 
 
-def train(dataset: str = "scenes", profile: str = "short", resume: bool = False, device: str | None = None,
-          seed: int = 0, folder: str | Path | None = None) -> nn.Module:
-    """Trains and measures; see `lessons.detection_training.train_jointly`."""
-    is_lesson = (dataset, profile, seed) == ("scenes", "full", 0)
-    return train_jointly("faster_rcnn", build, PLANS[profile], dataset, is_lesson, resume, device, seed, folder)
+train = Recipe("faster_rcnn", build, PLANS).train

@@ -1,19 +1,15 @@
 """How the Faster R-CNN of lesson 06 is built and trained: lesson 05's detector on a pyramid of strides 4 to 32."""
 
-from pathlib import Path
-
-from torch import nn
-
 from lessons.backbones.fpn import ResNetFPN
 from lessons.backbones.resnet import small_resnet
 from lessons.data.scenes import CLASSES
-from lessons.detection_training import Plan, train_jointly
+from lessons.detection_training import Plan, Recipe
 from lessons.detectors.faster_rcnn import FasterRCNN
 from lessons.images import ImagePreparation
 from lessons.order import seeded
 from lessons.recipes.faster_rcnn import small_head, small_rpn
 
-PLANS = {"short": Plan(400, 60, 40), "full": Plan(13000, 1600, 200)}
+PLANS = {"short": Plan(400, 60, 40), "full": Plan(26000, 3200, 200)}
 ANCHOR_SIZES = ((20,), (40,), (80,), (160,))  # one for each level, pixels: five of its cells (eight in the paper)
 CHANNELS = 96
 
@@ -26,8 +22,4 @@ def build(num_classes: int = len(CLASSES), seed: int = 0, side: int = 160) -> Fa
         return FasterRCNN(backbone, small_rpn(CHANNELS, ANCHOR_SIZES), head, ImagePreparation((side,), 2 * side))
 
 
-def train(dataset: str = "scenes", profile: str = "short", resume: bool = False, device: str | None = None,
-          seed: int = 0, folder: str | Path | None = None) -> nn.Module:
-    """Trains and measures; see `lessons.detection_training.train_jointly`."""
-    is_lesson = (dataset, profile, seed) == ("scenes", "full", 0)
-    return train_jointly("fpn", build, PLANS[profile], dataset, is_lesson, resume, device, seed, folder)
+train = Recipe("fpn", build, PLANS).train

@@ -5,15 +5,12 @@ rightmost pixel (Zhou et al., "Bottom-up object detection by grouping extreme an
 """
 
 from functools import partial
-from pathlib import Path
-
-from torch import nn
 
 from lessons.backbones.fpn import ResNetFPN
 from lessons.backbones.resnet import small_resnet
 from lessons.data.scenes import CLASSES
 from lessons.data.transforms import extreme_points
-from lessons.detection_training import BOXES, Plan, train_jointly
+from lessons.detection_training import BOXES, Plan, Recipe
 from lessons.detectors.mask_rcnn import KeypointHead, KeypointRCNN
 from lessons.images import ImagePreparation
 from lessons.metrics import CocoMetrics
@@ -22,7 +19,7 @@ from lessons.recipes.faster_rcnn import small_head, small_rpn
 from lessons.recipes.fpn import ANCHOR_SIZES, CHANNELS
 from lessons.recipes.mask_rcnn import DEPTH, HIDDEN
 
-PLANS = {"short": Plan(400, 60, 40), "full": Plan(5000, 600, 200)}
+PLANS = {"short": Plan(400, 60, 40), "full": Plan(3200, 400, 200, learning_rate=5e-4)}
 POINTS = ("top", "left", "bottom", "right")
 SIGMAS = (0.05,) * len(POINTS)  # tolerance; COCO's are 0.025 for eyes to 0.107 for hips
 
@@ -36,10 +33,5 @@ def build(num_classes: int = len(CLASSES), seed: int = 0, side: int = 160) -> Ke
                             ImagePreparation((side,), 2 * side))
 
 
-def train(dataset: str = "scenes", profile: str = "short", resume: bool = False, device: str | None = None,
-          seed: int = 0, folder: str | Path | None = None) -> nn.Module:
-    """Trains and measures, boxes and keypoints; see `lessons.detection_training.train_jointly`."""
-    points = partial(CocoMetrics, "keypoints", SIGMAS)
-    is_lesson = (dataset, profile, seed) == ("scenes", "full", 0)
-    return train_jointly("keypoint_rcnn", build, PLANS[profile], dataset, is_lesson, resume, device, seed, folder,
-                         transform=extreme_points, metrics={**BOXES, "keypoints": points})
+train = Recipe("keypoint_rcnn", build, PLANS, transform=extreme_points, begins_with="fpn",
+               metrics={**BOXES, "keypoints": partial(CocoMetrics, "keypoints", SIGMAS)}).train

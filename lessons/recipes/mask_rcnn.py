@@ -1,14 +1,11 @@
-"""How the Mask R-CNN of lesson 07 is built and trained: lesson 06's detector with one more head."""
+"""How the Mask R-CNN of lesson 07 is built and trained: lesson 06's detector goes on, with one more head."""
 
 from functools import partial
-from pathlib import Path
-
-from torch import nn
 
 from lessons.backbones.fpn import ResNetFPN
 from lessons.backbones.resnet import small_resnet
 from lessons.data.scenes import CLASSES
-from lessons.detection_training import BOXES, Plan, train_jointly
+from lessons.detection_training import BOXES, Plan, Recipe
 from lessons.detectors.mask_rcnn import MaskHead, MaskRCNN
 from lessons.images import ImagePreparation
 from lessons.metrics import CocoMetrics
@@ -16,7 +13,7 @@ from lessons.order import seeded
 from lessons.recipes.faster_rcnn import small_head, small_rpn
 from lessons.recipes.fpn import ANCHOR_SIZES, CHANNELS
 
-PLANS = {"short": Plan(400, 60, 40), "full": Plan(10000, 1200, 200)}
+PLANS = {"short": Plan(400, 60, 40), "full": Plan(4800, 600, 200, learning_rate=5e-4)}
 HIDDEN, DEPTH = 64, 2  # of the mask head's convolutions
 
 
@@ -29,9 +26,5 @@ def build(num_classes: int = len(CLASSES), seed: int = 0, side: int = 160) -> Ma
                         ImagePreparation((side,), 2 * side))
 
 
-def train(dataset: str = "scenes", profile: str = "short", resume: bool = False, device: str | None = None,
-          seed: int = 0, folder: str | Path | None = None) -> nn.Module:
-    """Trains and measures, boxes and masks; see `lessons.detection_training.train_jointly`."""
-    is_lesson = (dataset, profile, seed) == ("scenes", "full", 0)
-    return train_jointly("mask_rcnn", build, PLANS[profile], dataset, is_lesson, resume, device, seed, folder,
-                         metrics={**BOXES, "masks": partial(CocoMetrics, "masks")})
+train = Recipe("mask_rcnn", build, PLANS, metrics={**BOXES, "masks": partial(CocoMetrics, "masks")},
+               begins_with="fpn").train

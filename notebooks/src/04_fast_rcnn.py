@@ -537,7 +537,7 @@ for statement, holds in scores["verdict"].items():
     print("yes" if holds else "no ", statement)
 
 # %% [markdown]
-# Here the SVMs are slightly ahead, in two of three seeds. Detectors trained this briefly give poorly calibrated probabilities; SVMs, fitted afterwards with hard negatives, catch up on training that was cut short. Few would train SVMs for that:
+# Here the SVMs are slightly ahead, in two of three seeds. A guess at the reason, not tested here: training that was cut so short leaves poor probabilities, and SVMs, fitted afterwards with hard negatives, catch up on it. Few would train SVMs for that:
 # one training that goes on a little longer is simpler.
 #
 # **Why background from [0.1, 0.5)?** The paper calls it a heuristic for mining hard examples and shows no numbers. Ours, three starts of the band:

@@ -16,7 +16,7 @@
 #
 # You build the pyramid here, send boxes to its levels, and take its parts away to see what each is good for.
 #
-# *Everything runs offline on a laptop; the whole notebook takes about 90 seconds. Run the cells from top to bottom.*
+# *Everything runs offline on a laptop; the whole notebook takes about 50 seconds. Run the cells from top to bottom.*
 
 # %%
 import torch

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +54,20 @@ class Lab:
         self.page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=90_000,
                                     state="attached")
         self.page.locator(".jp-KernelName", has_text="Python 3").first.wait_for(timeout=90_000)
+
+    def run_cells(self, name: str, cells: Sequence[str]) -> None:
+        """Writes a notebook of these cells into the folder, opens it and runs it."""
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in cells])
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)",
+                                           "language": "python"}
+        nbformat.write(notebook, self.folder / f"{name}.ipynb")
+        self.open(f"{name}.ipynb")
+        self.run_all()
+
+    def refuse_complaints(self) -> None:
+        """Fails where the page logged an error or asked for anything outside this machine."""
+        assert not self.errors, self.errors
+        assert not self.outside, self.outside
 
     def run_all(self, seconds: int = 240) -> None:
         """Runs every cell of a notebook without outputs, waits until each has a number; fails on the first error."""

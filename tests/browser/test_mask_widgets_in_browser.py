@@ -1,6 +1,5 @@
 """The widgets of notebook 07 in JupyterLab: a region dragged by fractions of a cell, a mask cut at a threshold."""
 
-import nbformat
 import pytest
 from test_widgets_in_browser import slide, wait_for_change
 
@@ -24,14 +23,9 @@ paste
 
 @pytest.fixture(scope="module")
 def widgets(lab):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in CELLS])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-    nbformat.write(notebook, lab.folder / "mask_widgets.ipynb")
-    lab.open("mask_widgets.ipynb")
-    lab.run_all()
+    lab.run_cells("mask_widgets", CELLS)
     yield lab
-    assert not lab.errors, lab.errors
-    assert not lab.outside, lab.outside
+    lab.refuse_complaints()
 
 
 def test_a_region_moves_by_fractions_of_a_cell(widgets):

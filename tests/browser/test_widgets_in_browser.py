@@ -6,7 +6,6 @@ kernel's model, where a widget can be shown twice, taken away and put on a dark 
 
 import base64
 
-import nbformat
 import pytest
 import torch
 
@@ -72,14 +71,9 @@ pyramid
 
 @pytest.fixture(scope="module")
 def widgets(lab):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in CELLS])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-    nbformat.write(notebook, lab.folder / "widgets.ipynb")
-    lab.open("widgets.ipynb")
-    lab.run_all()
+    lab.run_cells("widgets", CELLS)
     yield lab
-    assert not lab.errors, lab.errors
-    assert not lab.outside, lab.outside
+    lab.refuse_complaints()
 
 
 def number(widget, name):
@@ -493,9 +487,5 @@ def test_regions_without_boxes_and_captions(stage):
 
 def test_a_failing_cell_is_noticed(lab):
     """Without this, a notebook that breaks in the browser could pass."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in ("1 / 0", "print(2)")])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-    nbformat.write(notebook, lab.folder / "failing.ipynb")
-    lab.open("failing.ipynb")
     with pytest.raises(AssertionError, match="ZeroDivisionError"):
-        lab.run_all(seconds=60)
+        lab.run_cells("failing", ["1 / 0", "print(2)"])

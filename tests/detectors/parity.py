@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from benchmarks.alive import one_step
+from benchmarks.alive import layers_of, one_step, recorded
 from lessons.published import renamed
 
 # torchvision's names of today, and of the files that it published
@@ -22,6 +22,18 @@ def with_old_names(state, tracked):
         if tracked or not key.endswith("num_batches_tracked"):
             old[key] = tensor
     return old
+
+
+def assert_same_inside_and_out(mine, theirs, images):
+    """Every layer's result within 1e-9 and every detection; returns ours, for a test to see that they say something."""
+    layers = layers_of(theirs)
+    with torch.no_grad(), recorded(mine, layers) as seen, recorded(theirs, layers.values()) as expected:
+        found, wanted = mine(images), theirs(images)
+    assert {key.rpartition(".")[0] for key, _ in mine.named_parameters()} == seen.keys()
+    for ours, other in layers.items():
+        torch.testing.assert_close(seen[ours], expected[other], rtol=0, atol=1e-9)
+    assert_same_detections(found, wanted)
+    return found
 
 
 def assert_same_detections(found, expected, pixels=1e-3, score=1e-6):

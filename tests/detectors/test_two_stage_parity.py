@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from parity import assert_same_detections, assert_same_step, with_old_names
+from parity import assert_same_inside_and_out, assert_same_step, with_old_names
 
-from benchmarks.alive import layers_of, photographs, recorded, reference, targets_for
+from benchmarks.alive import photographs, reference, targets_for
 from lessons import zoo
 from lessons.checkpoints import CheckpointError
 
@@ -58,14 +58,7 @@ def reference_settings(model):
 
 def test_every_detection(pair):
     name, mine, theirs = pair
-    images = photographs()
-    layers = layers_of(theirs)
-    with torch.no_grad(), recorded(mine, layers) as seen, recorded(theirs, layers.values()) as expected:
-        found, wanted = mine(images), theirs(images)
-    assert {key.rpartition(".")[0] for key, _ in mine.named_parameters()} == seen.keys()
-    for ours, other in layers.items():
-        torch.testing.assert_close(seen[ours], expected[other], rtol=0, atol=1e-9)
-    assert_same_detections(found, wanted)
+    found = assert_same_inside_and_out(mine, theirs, photographs())
     assert min(len(d["boxes"]) for d in found) == mine.box_head.max_detections
     scores = torch.cat([d["scores"] for d in found])
     assert scores.std() > 0.02

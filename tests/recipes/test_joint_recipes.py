@@ -15,7 +15,7 @@ from lessons.detection_training import Plan, open_for_measuring, open_for_traini
 from lessons.recipes import small_resnet
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "datasets"
-NAMES = ("faster_rcnn", "fpn", "mask_rcnn", "keypoint_rcnn")
+NAMES = ("faster_rcnn", "fpn", "mask_rcnn", "keypoint_rcnn", "retinanet", "fcos")
 SHIPPED = ("faster_rcnn", "fpn")
 TINY = Plan(images=4, steps=3, measured=2, batch_size=2)
 
@@ -25,7 +25,9 @@ def tiny(monkeypatch, tmp_path):
     """Miniature profiles; the lessons' own checkpoints go into a folder of the test, the body comes from where it is."""
     monkeypatch.setattr(detection_training, "CHECKPOINTS", tmp_path)
     for name in NAMES:
-        monkeypatch.setattr(importlib.import_module(f"lessons.recipes.{name}"), "PLANS", {"short": TINY, "full": TINY})
+        plans = importlib.import_module(f"lessons.recipes.{name}").PLANS
+        for profile in plans:
+            monkeypatch.setitem(plans, profile, TINY)
     return tmp_path
 
 
@@ -72,7 +74,8 @@ def test_built_twice_from_a_seed_is_the_same_and_leaves_the_generator_alone(name
     state = torch.get_rng_state()
     first, second, other = build(seed=1), build(seed=1), build(seed=2)
     assert torch.equal(torch.get_rng_state(), state)
-    weights = [model.state_dict()["box_head.fc6.weight"] for model in (first, second, other)]
+    layer = next(key for key in first.state_dict() if not key.startswith("backbone") and key.endswith("weight"))
+    weights = [model.state_dict()[layer] for model in (first, second, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
@@ -84,6 +87,21 @@ def test_every_detector_begins_with_the_pre_trained_body():
     small_resnet.start_from_pre_trained(single)
     for key, value in single.state_dict().items():
         assert torch.equal(value, wanted.state_dict()[key]), key
+
+
+def test_a_detector_goes_on_from_a_finished_lesson():
+    build = importlib.import_module("lessons.recipes.mask_rcnn").build
+    model, other, finished = build(), build(num_classes=3), zoo.load("fpn", "lesson").state_dict()
+    untrained = build(num_classes=3).state_dict()
+    detection_training.start_from_lesson(model, "fpn")
+    detection_training.start_from_lesson(other, "fpn")
+    for key, value in finished.items():
+        assert torch.equal(model.state_dict()[key], value), key
+        others = other.state_dict()[key]
+        assert torch.equal(others, value if others.shape == value.shape else untrained[key]), key
+    assert any(untrained[key].shape != value.shape for key, value in finished.items())
+    with pytest.raises(CheckpointError, match=r"MaskRCNN has no \S+, which the lesson's small_resnet has"):
+        detection_training.start_from_lesson(model, "small_resnet")
 
 
 def test_without_the_pre_trained_body_a_sentence_says_so(monkeypatch, tmp_path):

@@ -21,7 +21,7 @@ RECIPES = {"sppnet": sppnet, "fast_rcnn": fast_rcnn}
 def tiny(monkeypatch, tmp_path):
     """Miniature profiles, and files in a folder of the test."""
     monkeypatch.setattr(sppnet, "PLANS", {"full": sppnet.Plan(3, 2, 2, 2)})
-    monkeypatch.setattr(fast_rcnn, "PLANS", {"full": Plan(3, 2, 2, batch_size=2)})
+    monkeypatch.setitem(fast_rcnn.PLANS, "full", Plan(3, 2, 2, batch_size=2))
     monkeypatch.setattr(sppnet, "LESSON", tmp_path / "sppnet.safetensors")
     monkeypatch.setattr("lessons.detection_training.CHECKPOINTS", tmp_path)
     return tmp_path
