@@ -19,9 +19,9 @@ from benchmarks.alive import photographs
 from lessons import zoo
 from lessons.data.sample import Detections, Target
 from lessons.detectors.detr import DETR, SetPrediction, in_parts
-from lessons.images import ImageBatch, ImagePreparation, normalise
+from lessons.images import ImageBatch, ImagePreparation
 
-SPREAD = 4.0  # what the class head's weights are multiplied by, so that several classes are predicted
+SHARPNESS = 3.0  # what queries and keys are multiplied by, so that attention prefers some places to others
 
 
 class TransformersDETR(DetrForObjectDetection):
@@ -84,13 +84,14 @@ def reference_detr(seed: int = 0, num_classes: int = 91, attention: str = "sdpa"
     torch.manual_seed(seed)
     body = ResNetConfig(out_features=["stage4"])
     model = TransformersDETR(DetrConfig(backbone_config=body, num_labels=num_classes, dropout=0.0,
-                                        attn_implementation=attention)).requires_grad_()
+                                        attn_implementation="eager")).requires_grad_()
+    model.config._attn_implementation = attention  # only now, as its ResNet refuses what it does not need
     generator = torch.Generator().manual_seed(seed)
+    images = photographs([(128, 160), (160, 110), (96, 150)], torch.float32, seed=9)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             enliven(name, tensor, generator)
-        model.class_labels_classifier.weight *= SPREAD
-        fit_normalisation(model.model.backbone, normalise(torch.stack(photographs([(128, 160)] * 3, torch.float32, 9))))
+        fit_to(model, ImagePreparation((128,), 1333, divisor=1)(images)[0])
     return model.eval()
 
 
@@ -100,24 +101,38 @@ def enliven(name: str, tensor: Tensor, generator: torch.Generator) -> None:
     if "query_position" in name:
         tensor.copy_(noise)
     elif tensor.ndim > 1:
-        tensor.copy_(noise / math.sqrt(tensor[0].numel()))
+        sharp = SHARPNESS if ".q_proj" in name or ".k_proj" in name else 1.0
+        tensor.copy_(sharp * noise / math.sqrt(tensor[0].numel()))
     elif name.endswith("running_var") or "norm" in name and name.endswith("weight"):
         tensor.copy_(1 + 0.1 * noise)
     else:
         tensor.copy_(0.1 * noise)
 
 
-def fit_normalisation(body: nn.Module, pixels: Tensor) -> None:
-    """Gives every frozen normalisation the mean and variance of what it is given of these pictures."""
-    def fit(module: nn.Module, given: tuple[Tensor]) -> None:
-        module.running_mean.copy_(given[0].mean(dim=(0, 2, 3)))
-        module.running_var.copy_(given[0].var(dim=(0, 2, 3)))
-
-    hooks = [module.register_forward_pre_hook(fit) for module in body.modules()
+def fit_to(model: TransformersDETR, batch: ImageBatch) -> None:
+    """Fits normalisation, projection and heads to pictures: numbers of usual size, and queries that disagree."""
+    hooks = [module.register_forward_pre_hook(fit_normalisation) for module in model.modules()
              if isinstance(module, DetrFrozenBatchNorm2d)]
-    body(pixels, torch.ones_like(pixels[:, 0]))
+    hooks += [module.register_forward_pre_hook(fit_spread) for module in
+              (model.model.input_projection, model.class_labels_classifier, model.bbox_predictor.layers[-1])]
+    model.predict(batch)
     for hook in hooks:
         hook.remove()
+
+
+def fit_normalisation(module: nn.Module, given: tuple[Tensor]) -> None:
+    """Takes mean and variance of what the module is given as its own."""
+    module.running_mean.copy_(given[0].mean(dim=(0, 2, 3)))
+    module.running_var.copy_(given[0].var(dim=(0, 2, 3)))
+
+
+def fit_spread(module: nn.Module, given: tuple[Tensor]) -> None:
+    """Scales the projection of maps (B, C, H, W) or a head (L, B, Q, C): mean 0, cells or queries differ by 2."""
+    found = module.forward(*given)  # without this hook
+    found = found.flatten(2).mT if isinstance(module, nn.Conv2d) else found[-1]  # (B, Q, K)
+    factor = 2 / (found - found.mean(dim=1, keepdim=True)).std()
+    module.weight *= factor
+    module.bias.copy_(factor * (module.bias - found.mean(dim=(0, 1))))
 
 
 def detr_pair(short_side: int, seed: int = 0, num_classes: int = 91, attention: str = "sdpa"
