@@ -30,6 +30,7 @@ class TransformersDETR(DetrForObjectDetection):
     def __init__(self, config: DetrConfig) -> None:
         super().__init__(config)
         self.prepare = ImagePreparation((800,), 1333, divisor=1)
+        self.processor = DetrImageProcessor()
         self.hidden: list[Tensor] = []  # of each decoder layer, before the last norm
         for layer in self.model.decoder.layers:
             layer.register_forward_hook(lambda module, given, result: self.hidden.append(result))
@@ -65,7 +66,7 @@ class TransformersDETR(DetrForObjectDetection):
 
     def detect(self, prediction: SetPrediction, batch: ImageBatch) -> list[Detections]:
         output = DetrObjectDetectionOutput(logits=prediction.logits[-1], pred_boxes=prediction.boxes[-1])
-        return DetrImageProcessor().post_process_object_detection(output, 0.0, torch.tensor(batch.originals))
+        return self.processor.post_process_object_detection(output, 0.0, torch.tensor(batch.originals))
 
 
 def pixel_mask(batch: ImageBatch) -> Tensor:
