@@ -10,8 +10,8 @@ BIN   := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 
-# the body first, with which most of the others begin
-LESSONS = rcnn small_resnet sppnet fast_rcnn faster_rcnn fpn
+# in this order: most begin with the body, the mask and keypoint detectors with fpn
+LESSONS = rcnn small_resnet sppnet fast_rcnn faster_rcnn fpn mask_rcnn keypoint_rcnn retinanet fcos
 
 .PHONY: lab test test-unit test-notebooks test-browser lint notebooks checkpoints data benchmarks mutants chromium clean help
 

@@ -16,7 +16,7 @@ from lessons.recipes import small_resnet
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "datasets"
 NAMES = ("faster_rcnn", "fpn", "mask_rcnn", "keypoint_rcnn", "retinanet", "fcos")
-SHIPPED = ("faster_rcnn", "fpn")
+SHIPPED = ("faster_rcnn", "fpn", "fcos")
 TINY = Plan(images=4, steps=3, measured=2, batch_size=2)
 
 
@@ -128,6 +128,32 @@ def test_other_sets_are_seen_at_the_lessons_size(monkeypatch):
     assert min(image.shape[1:]) == 256
     mirrored = [open_for_training("nuclei", 10)[0][0] for _ in range(12)]
     assert any(not torch.equal(picture, mirrored[0]) for picture in mirrored), "some are mirrored"
+
+
+def test_photographs_have_plans_of_their_own():
+    from lessons.recipes import fpn
+
+    recipe = detection_training.Recipe("fpn", fpn.build, fpn.PLANS)
+    assert recipe.plan("scenes", "full") is fpn.PLANS["full"]
+    assert recipe.plan("scenes", "short") is recipe.plan("bccd", "short") is fpn.PLANS["short"]
+    assert recipe.plan("bccd", "full").steps < fpn.PLANS["full"].steps
+    assert recipe.plan("coco2017", "full") is fpn.PLANS["full"]
+
+
+def test_on_photographs_a_detector_goes_on_from_its_own_lesson(tmp_path, monkeypatch):
+    if not (SHARED / "bccd").is_dir():
+        pytest.skip("no bccd beside the repository")
+    from lessons.recipes import fpn
+
+    monkeypatch.setenv("LESSONS_DATA", str(SHARED))
+    still = Plan(images=4, steps=1, measured=1, batch_size=1, learning_rate=0.0)
+    monkeypatch.setitem(detection_training.PHOTOGRAPHS, "bccd", still)
+    model = fpn.train(dataset="bccd", profile="full", device="cpu", folder=tmp_path)
+    card = json.loads((tmp_path / "fpn.json").read_text())
+    assert (card["begins_with"], card["steps"], list(card["metrics"])) == ("fpn", 1, ["val"])
+    finished = zoo.load("fpn", "lesson").state_dict()
+    assert torch.equal(model.state_dict()["rpn.conv.weight"], finished["rpn.conv.weight"])
+    assert model.box_head.num_classes == 4  # red cells, white cells, platelets
 
 
 # --- what is shipped ---------------------------------------------------------------------------------------------
