@@ -21,7 +21,7 @@ from lessons.data.sample import Detections, Target
 from lessons.detectors.detr import DETR, SetPrediction, in_parts
 from lessons.images import ImageBatch, ImagePreparation
 
-SHARPNESS = 3.0  # what queries and keys are multiplied by, so that attention prefers some places to others
+SHARPNESS = 5.0  # what queries and keys of the attention to the picture are multiplied by: each prefers some places
 
 
 class TransformersDETR(DetrForObjectDetection):
@@ -102,7 +102,7 @@ def enliven(name: str, tensor: Tensor, generator: torch.Generator) -> None:
     if "query_position" in name:
         tensor.copy_(noise)
     elif tensor.ndim > 1:
-        sharp = SHARPNESS if ".q_proj" in name or ".k_proj" in name else 1.0
+        sharp = SHARPNESS if "encoder_attn.q_proj" in name or "encoder_attn.k_proj" in name else 1.0
         tensor.copy_(sharp * noise / math.sqrt(tensor[0].numel()))
     elif name.endswith("running_var") or "norm" in name and name.endswith("weight"):
         tensor.copy_(1 + 0.1 * noise)
