@@ -43,7 +43,7 @@ def test_looks_follow_the_chosen_cell(widgets):
     widgets.page.keyboard.press("ArrowUp")
     wait_for_change(widgets, say.inner_text, before)
     before, ground = say.inner_text(), widget.locator("[data-ground]").bounding_box()
-    widgets.page.mouse.click(ground["x"] + ground["width"] * 0.1, ground["y"] + ground["height"] * 0.1)
+    widgets.page.mouse.click(ground["x"] + ground["width"] * 0.11, ground["y"] + ground["height"] * 0.11)
     wait_for_change(widgets, say.inner_text, before)
     assert int(widget.locator("[data-aim] .dl-frame").get_attribute("x")) == 16
     widget.get_by_label("kind").select_option("cascade, top-left")
