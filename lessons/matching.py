@@ -100,29 +100,38 @@ def fcos_ranges(strides: Tensor, reach: float = 8) -> Tensor:
 def fcos_targets(boxes: Tensor, points: Tensor, strides: Tensor, ranges: Tensor, radius: float = 1.5) -> Tensor:
     """For each of N points the ground truth that it answers for: (N,) int64, -1 for background.
 
-    FCOS (Tian et al., ICCV 2019, sections 3.1 and 3.2). boxes: (G, 4) xyxy pixels. points: (N, 2) x and y, pixels.
-    strides: (N,) pixels, of each point's level. ranges: (N, 2) pixels, see `fcos_ranges`. A point fits a box when it
-    lies inside, less than radius * stride from the box's centre in x and in y, and when the farthest of the four sides
-    is farther than its range's lower end and nearer than the upper. Of several boxes the smallest wins, of equal areas
-    the first. No boxes: all background.
+    FCOS (Tian et al., ICCV 2019, sections 3.1 and 3.2); the arguments are those of `fcos_fits`. Of several boxes that a
+    point fits the smallest wins, of equal areas the first. No boxes: all background.
     This is torchvision's FCOS, whose anchors have the points as centres and the strides as sides; like it, areas are
     compared as 1e8 - area, so that in float32 areas less than 8 square pixels apart can tie (in float64 they do not).
-    Departs from torchvision for a box of 1e8 square pixels and more, which it leaves unmatched. Departs from the paper,
-    whose ranges have their ends in them and where any point inside a box fits, as with radius math.inf: the centre
-    sampling is the authors' later improvement (Tian et al., TPAMI 2020).
+    Departs from torchvision for a box of 1e8 square pixels and more, which it leaves unmatched.
+    Raises ValueError as `fcos_fits`.
+    """
+    fits = fcos_fits(boxes, points, strides, ranges, radius)
+    if not len(boxes):
+        return torch.full_like(strides, -1, dtype=torch.int64)
+    smallness = torch.where(fits, 1e8 - box_area(boxes), -math.inf)
+    return torch.where(fits.any(dim=1), smallness.max(dim=1).indices, -1)
+
+
+def fcos_fits(boxes: Tensor, points: Tensor, strides: Tensor, ranges: Tensor, radius: float = 1.5) -> Tensor:
+    """Which of G ground truths each of N points could answer for: (N, G) bool; more than one makes it ambiguous.
+
+    boxes: (G, 4) xyxy pixels. points: (N, 2) x and y, pixels. strides: (N,) pixels, of each point's level. ranges:
+    (N, 2) pixels, see `fcos_ranges`. A point fits a box when it lies inside, less than radius * stride from the box's
+    centre in x and in y, and when the farthest of the four sides is farther than its range's lower end and nearer than
+    the upper (FCOS, sections 3.1 and 3.2).
+    Departs from the paper, whose ranges have their ends in them and where any point inside a box fits, as with radius
+    math.inf: the centre sampling is the authors' later improvement (Tian et al., TPAMI 2020).
     Raises ValueError for shapes or devices that differ, a bad box, stride or radius, and points or ranges with NaN.
     """
     _check_points(boxes, points, strides, ranges, radius)
-    if not len(boxes):
-        return torch.full_like(strides, -1, dtype=torch.int64)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     from_centre = (points[:, None] - centre).abs().amax(dim=2)  # (N, G)
     sides = torch.cat([points[:, None] - boxes[:, :2], boxes[:, 2:] - points[:, None]], dim=2)  # l, t, r, b
     farthest = sides.amax(dim=2)
     fits = (sides.amin(dim=2) > 0) & (from_centre < radius * strides[:, None])
-    fits &= (farthest > ranges[:, :1]) & (farthest < ranges[:, 1:])
-    smallness = torch.where(fits, 1e8 - box_area(boxes), -math.inf)
-    return torch.where(fits.any(dim=1), smallness.max(dim=1).indices, -1)
+    return fits & (farthest > ranges[:, :1]) & (farthest < ranges[:, 1:])
 
 
 def _draw(indices: Tensor, count: int, generator: torch.Generator | None) -> Tensor:

@@ -20,7 +20,7 @@ def build_lesson(name: str) -> nn.Module:
 
 
 LESSONS = ("rcnn", "small_resnet", "sppnet", "fast_rcnn", "faster_rcnn", "fpn", "mask_rcnn", "keypoint_rcnn",
-           "retinanet", "fcos", "detr")
+           "retinanet", "fcos", "centernet", "detr")
 
 # every model that can be loaded, and the function that builds it with untrained weights
 MODELS: dict[str, Callable[[], nn.Module]] = {name: partial(build_lesson, name) for name in LESSONS}

@@ -16,7 +16,7 @@ BOXES_AT = {  # which of an op's tensors are boxes, or end in boxes
     **{f"losses.{name}_box_iou_loss": (0, 1) for name in ("generalized", "distance", "complete")},
     "coding.encode_boxes": (0, 1), "coding.decode_boxes": (1,), "coding.encode_ltrb": (0, 1), "coding.decode_ltrb": (1,),
     "nms.nms": (0,), "nms.batched_nms": (0,), "nms.soft_nms": (0,), "nms.matrix_nms": (0,),
-    "matching.fcos_targets": (0,), "roi.roi_pool": (1,), "roi.roi_align": (1,), "roi.multiscale_roi_align": (2,),
+    "matching.fcos_fits": (0,), "matching.fcos_targets": (0,), "roi.roi_pool": (1,), "roi.roi_align": (1,), "roi.multiscale_roi_align": (2,),
     "roi.multiscale_roi_pool": (2,), "roi.roi_spatial_pyramid_pool": (1,), "roi.rois_of": (1,), "position_sensitive.ps_roi_pool": (1,),
     "position_sensitive.ps_roi_align": (1,), "masks.mask_loss": (1,), "masks.project_masks": (1,),
     "masks.paste_masks": (1,), "keypoints.keypoint_loss": (1,), "keypoints.keypoints_to_heatmap": (1,),

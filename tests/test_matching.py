@@ -12,7 +12,7 @@ from torchvision.models.detection import FCOS
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
 
 from lessons.anchors import anchor_grid
-from lessons.matching import fcos_ranges, fcos_targets, hungarian_match, match_boxes, sample_balanced
+from lessons.matching import fcos_fits, fcos_ranges, fcos_targets, hungarian_match, match_boxes, sample_balanced
 
 THRESHOLDS = [(0.7, 0.3), (0.5, 0.5), (0.5, 0.4), (1.0, 0.0)]
 
@@ -257,6 +257,20 @@ def test_fcos_smallest_wins_and_centre_sampling_can_be_switched_off():
     assert fcos_targets(boxes, points, strides, ranges).tolist() == [1, -1, -1, -1]
     assert fcos_targets(boxes, points, strides, ranges, radius=math.inf).tolist() == [1, 1, 0, -1]  # an edge is outside
     assert fcos_targets(boxes, points[:0], strides[:0], ranges[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("radius", [1.5, math.inf])
+def test_a_point_fits_a_box_that_it_answers_for_alone(radius):
+    """Of all boxes together the winner is one that fits, and a point fits exactly those that win when alone."""
+    boxes = objects(40, seed=3)
+    places = points_of(fcos_anchors()[0])
+    fits = fcos_fits(boxes, *places, radius=radius)
+    for number, box in enumerate(boxes):
+        assert torch.equal(fits[:, number], fcos_targets(box[None], *places, radius=radius) == 0)
+    matches = fcos_targets(boxes, *places, radius=radius)
+    assert torch.equal(fits.any(dim=1), matches >= 0)
+    assert (fits.sum(dim=1) > 1).any()
+    assert fcos_fits(boxes[:0], *places).shape == (len(places[0]), 0)
 
 
 @pytest.mark.parametrize(("dtype", "winner"), [(torch.float32, 0), (torch.float64, 1)])

@@ -80,13 +80,16 @@ class FCOS(OneStageDetector):
         wanted = torch.zeros_like(logits)
         wanted[(*torch.where(inside), labels)] = 1.0
         squares = torch.cat(anchors).expand(len(targets), -1, -1)[inside]
-        found = decode_ltrb(distances[inside], squares)
         goals = centreness_of(encode_ltrb(truth, squares))
         count = max(1, int(inside.sum()))
         near = F.binary_cross_entropy_with_logits(centreness[..., 0][inside], goals, reduction="sum")
         return {"classification": sigmoid_focal_loss(logits, wanted, reduction="sum") / count,
-                "bbox_regression": generalized_box_iou_loss(found, truth, reduction="sum") / count,
+                "bbox_regression": self.box_loss(distances[inside], squares, truth) / count,
                 "bbox_ctrness": near / count}
+
+    def box_loss(self, distances: Tensor, squares: Tensor, truth: Tensor) -> Tensor:
+        """The sum of 1 - GIoU of true boxes (P, 4) and those that distances (P, 4) make of points' squares (P, 4)."""
+        return generalized_box_iou_loss(decode_ltrb(distances, squares), truth, reduction="sum")
 
     def scored(self, outputs: Sequence[Tensor]) -> Tensor:
         """The geometric mean of class and centre-ness (the authors' code; the paper multiplies them)."""

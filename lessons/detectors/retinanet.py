@@ -20,7 +20,7 @@ from lessons.data.sample import Target
 from lessons.detectors.one_stage import OneStageDetector
 from lessons.images import ImageBatch, ImagePreparation, shape
 from lessons.losses import sigmoid_focal_loss, smooth_l1_loss
-from lessons.matching import match_boxes
+from lessons.matching import BETWEEN, match_boxes
 
 PRIOR = 0.01  # probability of an object at the start
 
@@ -61,6 +61,7 @@ class RetinaNet(OneStageDetector):
     """The detector (section 4). sizes: for each level the anchors' sizes; aspect_ratios: height / width."""
 
     high, low = 0.5, 0.4  # IoU from which an anchor is an object, below which background
+    alpha, gamma = 0.25, 2.0  # of the focal loss (section 5.1, table 1b); alpha -1 and gamma 0 are cross-entropy
 
     def __init__(self, backbone: nn.Module, head: RetinaHead, prepare: ImagePreparation,
                  sizes: Sequence[Sequence[float]], aspect_ratios: Sequence[float] = (0.5, 1, 2)) -> None:
@@ -70,15 +71,18 @@ class RetinaNet(OneStageDetector):
     def anchors(self, features: Sequence[Tensor], batch: ImageBatch) -> list[Tensor]:
         return pyramid_anchors(features, shape(batch.pixels), self.sizes, self.aspect_ratios)
 
+    def assign(self, anchors: list[Tensor], boxes: Tensor) -> Tensor:
+        """The object (N,) that each anchor of all levels learns, -1 for background, -2 for those in between."""
+        return match_boxes(box_iou(boxes, torch.cat(anchors)), self.high, self.low, allow_low_quality=True)
+
     def losses(self, outputs: tuple[Tensor, ...], anchors: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """Focal loss of all anchors but those in between, L1 of the objects' boxes; each by a picture's objects."""
         reference, classification, regression = torch.cat(anchors), [], []
         for logits, deltas, target in zip(*outputs, targets, strict=True):
-            matches = match_boxes(box_iou(target["boxes"], reference), self.high, self.low, allow_low_quality=True)
-            objects, counted = torch.where(matches >= 0)[0], matches != -2
-            wanted = torch.zeros_like(logits)
-            wanted[objects, target["labels"][matches[objects]]] = 1.0
-            focal = sigmoid_focal_loss(logits[counted], wanted[counted], reduction="sum")
+            matches = self.assign(anchors, target["boxes"])
+            objects, counted = torch.where(matches >= 0)[0], matches != BETWEEN
+            wanted = class_goals(matches, target["labels"], logits.shape[1]).to(logits.dtype)
+            focal = sigmoid_focal_loss(logits[counted], wanted[counted], self.alpha, self.gamma, reduction="sum")
             goals = encode_boxes(target["boxes"][matches[objects]], reference[objects])
             classification.append(focal / max(1, len(objects)))
             regression.append(smooth_l1_loss(deltas[objects], goals, beta=0.0, reduction="sum") / max(1, len(objects)))
@@ -89,6 +93,17 @@ class RetinaNet(OneStageDetector):
 
     def decoded(self, regression: Tensor, anchors: Tensor) -> Tensor:
         return decode_boxes(regression, anchors)
+
+
+def class_goals(matches: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """What each class's sigmoid shall say, (N, K) of 0 and 1: 1 for the class of the object that a place learns.
+
+    matches: (N,) index of the object, below 0 for none. labels: (G,) of the objects.
+    """
+    objects = torch.where(matches >= 0)[0]
+    wanted = matches.new_zeros((len(matches), num_classes))
+    wanted[objects, labels[matches[objects]]] = 1
+    return wanted
 
 
 def begun(convolution: nn.Conv2d, prior: float | None = None) -> nn.Conv2d:

@@ -15,8 +15,8 @@ from lessons.detection_training import Plan, open_for_measuring, open_for_traini
 from lessons.recipes import small_resnet
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "datasets"
-NAMES = ("faster_rcnn", "fpn", "mask_rcnn", "keypoint_rcnn", "retinanet", "fcos", "detr")
-SHIPPED = ("faster_rcnn", "fpn", "fcos")
+NAMES = ("faster_rcnn", "fpn", "mask_rcnn", "keypoint_rcnn", "retinanet", "fcos", "centernet", "detr")
+SHIPPED = ("faster_rcnn", "fpn", "mask_rcnn", "keypoint_rcnn", "retinanet", "fcos")
 TINY = Plan(images=4, steps=3, measured=2, batch_size=2)
 
 
