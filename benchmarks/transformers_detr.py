@@ -60,7 +60,12 @@ class TransformersDETR(DetrForObjectDetection):
         config = copy.copy(self.config)
         config.auxiliary_loss = True
         logits, boxes = prediction.logits, prediction.boxes
-        _, losses, _ = ForObjectDetectionLoss(logits[-1], labels, logits.device, boxes[-1], config, logits, boxes)
+        usual = torch.get_default_dtype()
+        torch.set_default_dtype(logits.dtype)  # which it takes for the weights of its classes
+        try:
+            _, losses, _ = ForObjectDetectionLoss(logits[-1], labels, logits.device, boxes[-1], config, logits, boxes)
+        finally:
+            torch.set_default_dtype(usual)
         weights = {"ce": 1, "bbox": config.bbox_loss_coefficient, "giou": config.giou_loss_coefficient}
         return {name: weights[name.split("_")[1]] * loss for name, loss in losses.items() if name.startswith("loss")}
 
