@@ -80,6 +80,7 @@ def test_orders_of_boxes():
     torch.testing.assert_close(scored["centre-ness of the predicted box"][1:] ** 2,
                                logits[1:].sigmoid() * centreness_of(distances[1:])[:, None])
     assert (scored["centre-ness of the predicted box"][0] == 0).all()
+    torch.testing.assert_close(scored["centre-ness alone"], central.sigmoid().repeat(1, 7))
 
 
 def test_scores_and_overlaps_one_point_at_a_time():
@@ -88,16 +89,18 @@ def test_scores_and_overlaps_one_point_at_a_time():
     model.head.cls_logits.bias.data[SCENE[1]["labels"][0]] = 2.0  # sure of the object's class, everywhere
     found = fcos_centreness.scores_and_overlaps(model, *SCENE, least=0.0)
     (logits, distances, central), anchors = outputs_of(model)
-    expected = []
-    for x, side, c, square in zip(logits[0], distances[0], central[0], torch.cat(anchors), strict=True):
+    expected, answers = [], model.assign(anchors, SCENE[1]["boxes"])
+    for x, side, c, square, answer in zip(logits[0], distances[0], central[0], torch.cat(anchors), answers, strict=True):
         label = int(x.argmax())
-        own = SCENE[1]["boxes"][SCENE[1]["labels"] == label]
-        if len(own) and (overlap := box_iou(own, decode_ltrb(side[None], square[None])).max()) > 0:
-            expected.append([(x[label].sigmoid() * c[0].sigmoid()).sqrt(), overlap])
-    torch.testing.assert_close(found, torch.tensor(expected).reshape(-1, 2))
-    assert len(found) > 20
-    correlation = fcos_centreness.rank_correlation(model, [SCENE], least=0.0)
-    assert correlation == pytest.approx(spearmanr(*found.T.numpy()).statistic, abs=1e-4)
+        own = torch.where(SCENE[1]["labels"] == label)[0]
+        overlap = box_iou(SCENE[1]["boxes"][own], decode_ltrb(side[None], square[None]))[:, 0]
+        if len(own) and overlap.max() > 0:
+            expected.append([(x[label].sigmoid() * c[0].sigmoid()).sqrt(), overlap.max(), own[overlap.argmax()], answer >= 0])
+    torch.testing.assert_close(found, torch.tensor(expected))
+    numbers, trained = fcos_centreness.agreement_of(model, [SCENE], least=0.0), found[:, 3] == 1
+    assert numbers["rank correlation"] == pytest.approx(spearmanr(*found[:, :2].T.numpy()).statistic, abs=1e-4)
+    assert numbers["at others"] == pytest.approx(spearmanr(*found[~trained, :2].T.numpy()).statistic, abs=1e-4)
+    assert numbers["best box"] == pytest.approx(found[found[:, 0].argmax(), 1].item(), abs=1e-4)  # of the only object
 
 
 @pytest.mark.slow
