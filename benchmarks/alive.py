@@ -35,6 +35,7 @@ LAST_LAYERS: dict[str, dict[str, float]] = {
                                    "head.regression_head.bbox_ctrness": 2},
 }
 NAMES = tuple(LAST_LAYERS)
+DETR = "detr_resnet50"  # whose reference is transformers', see `benchmarks.transformers_detr`
 
 
 def reference(name: str, seed: int = 0, **options) -> nn.Module:
@@ -137,7 +138,11 @@ def with_points(sample: Sample, generator: torch.Generator) -> Sample:
 
 
 def model_pair(name: str, short_side: int, seed: int = 0, **options) -> tuple[nn.Module, nn.Module]:
-    """Ours and torchvision's with the same weights, in evaluation mode, for pictures of that short side."""
+    """Ours and the reference with the same weights, in evaluation mode, for pictures of that short side."""
+    if name == DETR:
+        from benchmarks.transformers_detr import detr_pair
+
+        return detr_pair(short_side, seed, **options)
     theirs = reference(name, seed, **options).eval()
     mine = zoo.load(name, theirs.state_dict())
     theirs.transform.min_size, mine.prepare.min_sizes = (short_side,), (short_side,)

@@ -1,4 +1,4 @@
-"""Reference-size detectors beside torchvision's with the same weights, in one process.
+"""Reference-size detectors beside torchvision's, and DETR beside transformers', same weights, in one process.
 
 `python -m benchmarks models [--short-side 800] [--pictures 2] [--threads 1 2] [--repeats 3] [--only mask]`: median
 seconds of detection and of a training step, forward and backward, on pictures made of the embedded photographs; then
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from benchmarks.alive import NAMES, embedded_pictures, model_pair
+from benchmarks.alive import DETR, NAMES, embedded_pictures, model_pair
 from benchmarks.ops import PEAK, peak_megabytes, side_by_side
 from lessons.data.sample import Target, to_device
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{given.pictures} pictures, short side {given.short_side}, median of {given.repeats}\n"
           f"{'model':28}{'work':8}{'device':>10}{'ours ms':>10}{'theirs ms':>11}{'ratio':>7}  found")
     places = [("cpu", n) for n in given.threads] * (not given.no_cpu) + [("cuda", 0)] * torch.cuda.is_available()
-    for name in NAMES:
+    for name in (*NAMES, DETR):
         if given.only in name:
             report_time(name, places, given)
     if PEAK.exists() and not given.no_cpu:
@@ -89,7 +89,7 @@ def work_of(model: nn.Module, images: list[Tensor], targets: list[Target]) -> di
 def report_memory(given: argparse.Namespace) -> None:
     """Peak megabytes of the processor's memory, above what the model itself takes."""
     print(f"\n{'peak memory':28}{'work':8}{'ours MB':>10}{'theirs MB':>11}{'ratio':>7}")
-    for name in NAMES:
+    for name in (*NAMES, DETR):
         if given.only in name:
             command = [sys.executable, "-m", "benchmarks", "models", "--short-side", str(given.short_side),
                        "--pictures", str(given.pictures), "--memory"]
@@ -99,7 +99,7 @@ def report_memory(given: argparse.Namespace) -> None:
 
 
 def memory_of(what: str, short_side: int, count: int) -> list[float]:
-    """Peak megabytes of each kind of work, of our model (0) or torchvision's (1)."""
+    """Peak megabytes of each kind of work, of our model (0) or the reference (1)."""
     name, who = what.split()
     torch.set_num_threads(1)
     given = argparse.Namespace(short_side=short_side, pictures=count)
@@ -117,7 +117,7 @@ def memory_of(what: str, short_side: int, count: int) -> list[float]:
 def report_cuda_memory(given: argparse.Namespace) -> None:
     """The same of the accelerator's memory, where torch counts it."""
     print(f"\n{'peak memory, CUDA':28}{'work':8}{'ours MB':>10}{'theirs MB':>11}{'ratio':>7}")
-    for name in NAMES:
+    for name in (*NAMES, DETR):
         if given.only in name:
             print_memory(name, [cuda_memory(model, *pictures(name, given, "cuda"))
                                 for model in model_pair(name, given.short_side)])

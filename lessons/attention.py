@@ -21,8 +21,8 @@ Attended = tuple[Tensor, Tensor | None]  # what a block gives, and the weights o
 
 
 def sine_position_encoding(mask: Tensor, num_channels: int, temperature: float = 10000,
-                           normalize: bool = True) -> Tensor:
-    """Where each place of a padded image lies, as sines and cosines: (B, num_channels, H, W) float32.
+                           normalize: bool = True, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Where each place of a padded image lies, as sines and cosines: (B, num_channels, H, W) of `dtype`.
 
     mask: (B, H, W) bool, True = padding. Rows and columns are counted from 1 over what is no padding, and with
     `normalize` divided by their number, to end at 2 pi. The first half of the channels is for y, the second for x: in
@@ -35,10 +35,10 @@ def sine_position_encoding(mask: Tensor, num_channels: int, temperature: float =
     if num_channels < 4 or num_channels % 4 or not temperature > 0:
         raise ValueError(f"num_channels {num_channels} with temperature {temperature}: want a multiple of 4 and > 0.")
     half = num_channels // 2
-    exponent = torch.arange(0, half, 2, dtype=torch.float32, device=mask.device) / half
+    exponent = torch.arange(0, half, 2, dtype=dtype, device=mask.device) / half
     encoded = []
     for dim in (1, 2):  # y, then x
-        place = (~mask).cumsum(dim, dtype=torch.float32)
+        place = (~mask).cumsum(dim, dtype=dtype)
         if normalize:
             place = place / (place[:, -1:] if dim == 1 else place[:, :, -1:]).add(1e-6) * (2 * math.pi)
         angle = place[..., None] / temperature**exponent  # (B, H, W, half / 2)

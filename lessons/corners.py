@@ -94,6 +94,51 @@ def central_region(boxes: Tensor, large: float = 37.5) -> Tensor:
                       ((n - 1) * top_left + (n + 1) * bottom_right) / (2 * n)], dim=-1)
 
 
+class Peaks(NamedTuple):
+    """Keypoints of one image by falling score: scores, labels, tags (n,), 0 where there are none, places (n, 2)."""
+
+    scores: Tensor
+    labels: Tensor
+    places: Tensor
+    tags: Tensor
+
+
+def find_peaks(maps: KeypointMaps, image: int, top_k: int) -> Peaks:
+    """The keypoints of one image: its `top_k` best cells that are not below a neighbour, with their offsets.
+
+    Of equal ones the first, by class, row and column. Heat of 0 is no keypoint. Places are in cells, x and y.
+    """
+    heat = maps.heat[image]
+    is_peak = heat > 0
+    if heat.numel():
+        is_peak &= heat == F.max_pool2d(heat, 3, stride=1, padding=1)
+    best = heat[is_peak].argsort(descending=True, stable=True)[:top_k]
+    label, row, column = is_peak.nonzero()[best].T
+    exact = torch.promote_types(maps.offsets.dtype, torch.float32)  # half precision has no place 100.3
+    places = torch.stack([column, row], dim=1) + maps.offsets[image, :, row, column].T.to(exact)
+    tags = torch.zeros_like(places[:, 0]) if maps.tags is None else maps.tags[image, 0, row, column].to(exact)
+    return Peaks(heat[label, row, column].to(exact), label, places, tags)
+
+
+def centre_scores(boxes: Tensor, labels: Tensor, centres: Peaks, large: float = 37.5) -> Tensor:
+    """The score of the best centre of its class inside each box's `central_region`, 0 where there is none: (N,).
+
+    boxes: (N, 4) xyxy; labels: (N,), as those of the centres; places of centres and `large` in the boxes' unit. A
+    centre on the region's edge does not count.
+    Raises ValueError as `central_region`, and for shapes or devices that do not fit.
+    """
+    scores, kinds, places, _ = centres
+    check_device(boxes=boxes, labels=labels, centres=list(centres))
+    shapes = [tuple(one.shape) for one in (boxes, labels, scores, kinds, places)]
+    count, others = shapes[0][:1], shapes[2][:1]
+    if shapes != [(*count, 4), count, others, others, (*others, 2)] or not count or not others:
+        raise ValueError(f"boxes, labels and centres' scores, labels and places of shapes {shapes}: want (N, 4), (N,), "
+                         "(n,), (n,), (n, 2).")
+    low, high = central_region(boxes, large)[:, None].split(2, dim=-1)  # (N, 1, 2)
+    inside = ((places > low) & (places < high)).all(dim=-1) & (labels[:, None] == kinds)  # (N, n)
+    return F.pad(scores * inside, (0, 1)).amax(dim=1)  # a column of 0 for where there is no centre at all
+
+
 @torch.no_grad()
 def decode_corners(top_left: KeypointMaps, bottom_right: KeypointMaps, top_k: int = 100,
                    max_distance: float = 0.5) -> list[Detections]:
@@ -109,7 +154,7 @@ def decode_corners(top_left: KeypointMaps, bottom_right: KeypointMaps, top_k: in
     top_k < 1 and a max_distance not >= 0.
     """
     _check(top_left, bottom_right, None, top_k, max_distance)
-    return [_pair(_peaks(top_left, image, top_k), _peaks(bottom_right, image, top_k), max_distance)
+    return [_pair(find_peaks(top_left, image, top_k), find_peaks(bottom_right, image, top_k), max_distance)
             for image in range(len(top_left.heat))]
 
 
@@ -124,33 +169,10 @@ def decode_triplets(top_left: KeypointMaps, bottom_right: KeypointMaps, centre: 
     """
     _check(top_left, bottom_right, centre, top_k, max_distance)
     pairs, centre = decode_corners(top_left, bottom_right, top_k, max_distance), centre._replace(tags=None)
-    return [_confirm(found, _peaks(centre, image, top_k), large) for image, found in enumerate(pairs)]
+    return [_confirm(found, find_peaks(centre, image, top_k), large) for image, found in enumerate(pairs)]
 
 
-class _Peaks(NamedTuple):
-    """Keypoints of one image by falling score: scores, labels, tags (n,), 0 for centres, places (n, 2) in cells."""
-
-    scores: Tensor
-    labels: Tensor
-    places: Tensor
-    tags: Tensor
-
-
-def _peaks(maps: KeypointMaps, image: int, top_k: int) -> _Peaks:
-    """The best cells of one image that are not below a neighbour; of equal ones the first, by class, row and column."""
-    heat = maps.heat[image]
-    is_peak = heat > 0
-    if heat.numel():
-        is_peak &= heat == F.max_pool2d(heat, 3, stride=1, padding=1)
-    best = heat[is_peak].argsort(descending=True, stable=True)[:top_k]
-    label, row, column = is_peak.nonzero()[best].T
-    exact = torch.promote_types(maps.offsets.dtype, torch.float32)  # half precision has no place 100.3
-    places = torch.stack([column, row], dim=1) + maps.offsets[image, :, row, column].T.to(exact)
-    tags = torch.zeros_like(places[:, 0]) if maps.tags is None else maps.tags[image, 0, row, column].to(exact)
-    return _Peaks(heat[label, row, column].to(exact), label, places, tags)
-
-
-def _pair(first: _Peaks, second: _Peaks, max_distance: float) -> Detections:
+def _pair(first: Peaks, second: Peaks, max_distance: float) -> Detections:
     """All boxes of a top-left and a bottom-right corner that fit."""
     fits = first.labels[:, None] == second.labels
     fits &= (first.tags[:, None] - second.tags).abs() <= max_distance
@@ -160,12 +182,9 @@ def _pair(first: _Peaks, second: _Peaks, max_distance: float) -> Detections:
     return _by_score(boxes, first.labels[i], (first.scores[i] + second.scores[j]) / 2)
 
 
-def _confirm(found: Detections, centres: _Peaks, large: float) -> Detections:
+def _confirm(found: Detections, centres: Peaks, large: float) -> Detections:
     """The boxes with a centre of their class in their middle, and with the score of all three keypoints."""
-    low, high = central_region(found["boxes"], large)[:, None].split(2, dim=-1)  # (N, 1, 2)
-    inside = ((centres.places > low) & (centres.places < high)).all(dim=-1)
-    inside &= found["labels"][:, None] == centres.labels  # (N, n)
-    best = F.pad(centres.scores * inside, (0, 1)).amax(dim=1)  # a column of 0 for where there is no centre at all
+    best = centre_scores(found["boxes"], found["labels"], centres, large)
     kept = best > 0
     return _by_score(found["boxes"][kept], found["labels"][kept], (2 * found["scores"] + best)[kept] / 3)
 

@@ -41,6 +41,8 @@ class Plan:
     measured: int  # pictures of each validation split
     batch_size: int = 8
     learning_rate: float = 1e-3
+    body_rate: float = 1.0  # the pre-trained body's learning rate, in parts of the others'
+    clip_norm: float = 5.0  # the longest gradient that is followed
 
 
 # Real photographs are few and alike, and a detector that knows the scenes needs to learn little: minutes on two cores
@@ -125,13 +127,22 @@ def fit(model: nn.Module, data: DetectionDataset, plan: Plan, seed: int = 0, fol
 
     Returns the trainer, which knows the history of the losses and the seconds that it took.
     """
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=plan.learning_rate,
-                                  weight_decay=0.05)
+    optimizer = torch.optim.AdamW(parameter_groups(model, plan), lr=plan.learning_rate, weight_decay=0.05)
     trainer = Trainer(model, optimizer, data, batch_size=plan.batch_size, steps=plan.steps, seed=seed,
-                      schedule=cosine(plan.steps, warmup=min(100, plan.steps // 4)), clip_norm=5.0, device=device,
-                      callbacks=callbacks, folder=folder and folder / "training", progress=progress)
+                      schedule=cosine(plan.steps, warmup=min(100, plan.steps // 4)), clip_norm=plan.clip_norm,
+                      device=device, callbacks=callbacks, folder=folder and folder / "training", progress=progress)
     trainer.run(resume)
     return trainer
+
+
+def parameter_groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
+    """What an optimiser trains: all parameters, those of the body apart where they have a rate of their own."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if plan.body_rate == 1:
+        return [{"params": trained}]
+    body = set(model.backbone.body.parameters())  # type: ignore[union-attr]
+    return [{"params": [p for p in trained if p not in body]},
+            {"params": [p for p in trained if p in body], "lr": plan.learning_rate * plan.body_rate}]
 
 
 def open_for_training(dataset: str, images: int, transform: Transform | None = None) -> DetectionDataset:

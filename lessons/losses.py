@@ -175,15 +175,17 @@ def detr_matching_cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Ten
 
 
 def detr_set_loss(logits: Tensor, boxes: Tensor, targets: Sequence[dict[str, Tensor]],
-                  no_object_weight: float = 0.1) -> dict[str, Tensor]:
+                  no_object_weight: float = 0.1, weights: tuple[float, float, float] = (1.0, 5.0, 2.0)
+                  ) -> dict[str, Tensor]:
     """DETR's loss of one decoder layer's output: the scalars loss_ce, loss_bbox and loss_giou (section 3.1).
 
     logits: (B, Q, K + 1), the last column for "no object". boxes: (B, Q, 4), cxcywh in parts of the image. targets: of
     each image labels (G,) int64, 0 to K - 1, and boxes (G, 4) as above. Queries and objects are matched image by image
-    at the least `detr_matching_cost`. loss_ce: cross-entropy over all queries, the unmatched ones' class being "no
-    object" with that weight, divided by the sum of the weights. loss_bbox and loss_giou: L1 distance and 1 - GIoU of
-    the matched boxes, divided by the number of objects in the batch, at least 1. DETR weighs the three by 1, 5 and 2
-    and adds them up over the decoder's layers, each matched anew.
+    at the least `detr_matching_cost`, which takes `weights`. loss_ce: cross-entropy over all queries, the unmatched
+    ones' class being "no object" with no_object_weight, divided by the sum of the classes' weights. loss_bbox and
+    loss_giou: L1 distance and 1 - GIoU of the matched boxes, divided by the number of objects in the batch, at least 1.
+    None is weighted yet: DETR multiplies the three by `weights`, too, and adds them up over the decoder's layers, each
+    matched anew.
     Departs from the authors' code, which averages the number of objects over processes.
     Raises ValueError as `detr_matching_cost`, and for a number of targets that is not B or a weight not >= 0.
     """
@@ -191,7 +193,7 @@ def detr_set_loss(logits: Tensor, boxes: Tensor, targets: Sequence[dict[str, Ten
     if not len(logits) == len(targets) > 0 or logits.shape[:-1] != boxes.shape[:-1] or not no_object_weight >= 0:
         raise ValueError(f"logits {tuple(logits.shape)} and boxes {tuple(boxes.shape)} for {len(targets)} targets, "
                          f"no_object_weight {no_object_weight}: want (B, Q, K + 1), (B, Q, 4), B > 0 and >= 0.")
-    query, found, truth = _match_batch(logits, boxes, targets)
+    query, found, truth = _match_batch(logits, boxes, targets, weights)
     classes = torch.full(logits.shape[:2], logits.shape[2] - 1, device=logits.device)
     classes[query] = found
     weight = _upcast(logits).new_ones(logits.shape[2])
@@ -203,9 +205,10 @@ def detr_set_loss(logits: Tensor, boxes: Tensor, targets: Sequence[dict[str, Ten
             "loss_giou": generalized_box_iou_loss(*corners, reduction="sum", eps=0) / count}
 
 
-def _match_batch(logits: Tensor, boxes: Tensor, targets: Sequence[dict[str, Tensor]]) -> tuple:
+def _match_batch(logits: Tensor, boxes: Tensor, targets: Sequence[dict[str, Tensor]],
+                 weights: tuple[float, float, float]) -> tuple:
     """The matched queries of all images as (images, queries), and their objects' labels (M,) and boxes (M, 4)."""
-    pairs = [hungarian_match(detr_matching_cost(logit, box, target["labels"], target["boxes"]))
+    pairs = [hungarian_match(detr_matching_cost(logit, box, target["labels"], target["boxes"], weights))
              for logit, box, target in zip(logits, boxes, targets, strict=True)]
     images = torch.cat([torch.full_like(query, image) for image, (query, _) in enumerate(pairs)])
     labels, truth = (torch.cat([target[name][chosen] for target, (_, chosen) in zip(targets, pairs, strict=True)])

@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,25 +20,26 @@ def build_lesson(name: str) -> nn.Module:
 
 
 LESSONS = ("rcnn", "small_resnet", "sppnet", "fast_rcnn", "faster_rcnn", "fpn", "mask_rcnn", "keypoint_rcnn",
-           "retinanet", "fcos")
+           "retinanet", "fcos", "centernet", "detr")
 
 # every model that can be loaded, and the function that builds it with untrained weights
 MODELS: dict[str, Callable[[], nn.Module]] = {name: partial(build_lesson, name) for name in LESSONS}
 
 # the reference-size models, built in lessons.published out of this collection's parts
 REFERENCES = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn",
-              "retinanet_resnet50_fpn", "fcos_resnet50_fpn")
+              "retinanet_resnet50_fpn", "fcos_resnet50_fpn", "detr_resnet50")
 
 # where another model has weights that others published: the function that returns them, renamed to ours
 PUBLISHED: dict[str, Callable[[], Tensors]] = {}
 
 
-def load(name: str, weights: str | Path | Mapping[str, Tensor] | None = None) -> nn.Module:
+def load(name: str, weights: str | Path | Mapping[str, Any] | None = None) -> nn.Module:
     """A model in evaluation mode, on the CPU.
 
     weights: None for untrained ones; "lesson" for those that this collection trained (data/checkpoints); "published"
     for those of the paper or of its reference implementation; the path of a .safetensors file with its card, or of a
-    .pth file; or a state dict. They must fit exactly; the reference-size models take torchvision's state dicts.
+    .pth file; or a state dict, which may stand under "model" in a dict, as the authors' trainings save it. They must
+    fit exactly; the reference-size models take torchvision's state dicts, DETR that of its authors or of transformers.
     Raises ValueError (CheckpointError) in one sentence for an unknown name, weights that are not there or do not fit.
     """
     if name not in (*MODELS, *REFERENCES):
@@ -55,17 +57,17 @@ def load(name: str, weights: str | Path | Mapping[str, Tensor] | None = None) ->
     return model.eval()
 
 
-def _find(name: str, weights: str | Path | Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
+def _find(name: str, weights: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Tensor], str]:
     """The tensors that `weights` stands for, and what to call them in a message."""
     if isinstance(weights, Mapping):
-        return weights, "the state dict"
+        return unnested(weights), "the state dict"
     if weights == "lesson":
         return load_checkpoint(CHECKPOINTS / f"{name}.safetensors")[0], f"the lesson's checkpoint of {name}"
     if weights == "published":
         if name in REFERENCES:
             from lessons import published
 
-            return published.download(name), f"the published checkpoint of {name}"
+            return unnested(published.download(name)), f"the published checkpoint of {name}"
         if name not in PUBLISHED:
             raise CheckpointError(f"Nobody published weights for {name} that this collection can load; "
                                   "\"lesson\" gives those trained here.")
@@ -86,6 +88,13 @@ def load_pth(path: Path) -> Tensors:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for damaged files
         raise CheckpointError(f"{path} is no file of weights ({type(error).__name__}).") from None
+    tensors = unnested(tensors)
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise CheckpointError(f"{path} holds no state dict, a dict of names and tensors.")
     return tensors
+
+
+def unnested(weights: Any) -> Any:
+    """What stands under "model", if there is such a dict, else `weights`."""
+    nested = weights.get("model") if isinstance(weights, Mapping) else None
+    return nested if isinstance(nested, Mapping) else weights

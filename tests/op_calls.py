@@ -60,6 +60,7 @@ def places():
         "nms.batched_nms": (BOXES, SCORES, LABELS, 0.5),
         "matching.fcos_fits": (BOXES, BOXES[:, 2:], strides, torch.tensor([[0.0, 64], [0, 64], [64, 999]])),
         "matching.fcos_targets": (BOXES, BOXES[:, 2:], strides, torch.tensor([[0.0, 64], [0, 64], [64, 999]])),
+        "heatmaps.keypoint_heat": (torch.tensor([[2, 3], [4, 1], [7, 0]]), LABELS, SCORES + 1, (3, 8, 8)),
         "losses.pull_push_loss": (random(2), random(2, seed=1)),
         "losses.detr_matching_cost": (random(3, 4), random(3, 4) / 2, torch.tensor([0, 2]), set_boxes),
         "losses.detr_set_loss": (random(1, 3, 4), random(1, 3, 4), [{"labels": LABELS[:2], "boxes": set_boxes}]),
@@ -99,6 +100,8 @@ def networks_and_classes():
     heat, nothing, tags = random(1, 2, 8, 8), torch.zeros(1, 2, 8, 8), torch.zeros(1, 1, 8, 8)
     corners = op("corners.KeypointMaps")(heat, nothing, tags)
     others = op("corners.KeypointMaps")(heat.flip(2), nothing, tags)
+    peaks = op("corners.Peaks")(SCORES, LABELS, BOXES[:, :2] + 4, SCORES)
+    yield "corners.centre_scores", op("corners.centre_scores"), (BOXES, LABELS, peaks)
     yield "corners.decode_corners", op("corners.decode_corners"), (corners, others)
     yield "corners.decode_triplets", op("corners.decode_triplets"), (corners, others, corners)
     x, place, unseen, allowed = random(1, 4, 8), random(1, 4, 8, seed=1), torch.zeros(1, 4) > 0, torch.zeros(4, 4)

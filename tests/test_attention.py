@@ -217,6 +217,8 @@ def test_sine_position_encoding(size, channels, temperature, normalize):
     assert result.dtype == torch.float32
     expected = sine_by_loop(mask, channels, temperature, normalize)
     torch.testing.assert_close(result.double(), expected, rtol=0, atol=2e-6)
+    exact = sine_position_encoding(mask, channels, temperature, normalize, torch.float64)
+    torch.testing.assert_close(exact, expected, rtol=0, atol=1e-12)
 
 
 def test_sine_position_encoding_by_hand():

@@ -19,7 +19,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 OPS = ["devices", "rotated", "boxes", "coding", "anchors", "nms", "matching", "roi", "position_sensitive", "masks",
-       "keypoints", "losses", "proposals", "corners", "attention", "backbones.resnet", "backbones.fpn"]
+       "keypoints", "losses", "proposals", "corners", "heatmaps", "attention", "backbones.resnet", "backbones.fpn",
+       "backbones.hourglass"]
 MEASURES = ["agreement", "coco_metrics", "metrics", "panoptic_quality", "error_breakdown"]
 COMPILED = ["nms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool"]
 BOXES = torch.tensor([[0.0, 0, 8, 8], [1, 1, 9, 8], [4, 2, 12, 14]])
@@ -83,7 +84,7 @@ def boxes_and_places():
 
 def regions():
     from lessons import keypoints, masks, position_sensitive, roi
-    from lessons.backbones import fpn, resnet
+    from lessons.backbones import fpn, hourglass, resnet
 
     features = torch.rand(1, 4, 16, 16, requires_grad=True)
     pooled = [pool(features, ROIS, 2, 1.0) for pool in (roi.roi_pool, roi.roi_align, position_sensitive.ps_roi_pool,
@@ -104,11 +105,12 @@ def regions():
         pyramid = fpn.ResNetFPN(resnet.ResNet(block, [1, 1, 1, 1]), 8, 3, fpn.LastLevelP6P7(8, 8))
         pyramid(torch.rand(1, 3, 64, 64))
     fpn.FeaturePyramidNetwork([4], 8, fpn.LastLevelMaxPool())({"0": features})
+    hourglass.Hourglass((4, 6), (1, 1), 2)(torch.rand(2, 3, 32, 32))
     resnet.resnet50()
 
 
 def losses_and_networks():
-    from lessons import attention, corners, losses
+    from lessons import attention, corners, heatmaps, losses
 
     for name in ("generalized_box_iou_loss", "distance_box_iou_loss", "complete_box_iou_loss", "smooth_l1_loss"):
         getattr(losses, name)(BOXES, BOXES)
@@ -122,6 +124,7 @@ def losses_and_networks():
     corners.center_pool(torch.rand(1, 1, 4, 4))
     maps = corners.KeypointMaps(torch.rand(1, 2, 8, 8), torch.zeros(1, 2, 8, 8), torch.zeros(1, 1, 8, 8))
     corners.decode_triplets(maps, maps, maps)
+    heatmaps.keypoint_heat(torch.tensor([[2, 3]]), LABELS[:1], heatmaps.gaussian_radius(torch.ones(1, 2)), (2, 8, 8))
     mask, x = torch.zeros(1, 2, 2, dtype=torch.bool), torch.rand(1, 4, 8)
     place = attention.sine_position_encoding(mask, 8).flatten(2).transpose(1, 2)
     memory = attention.TransformerEncoder(attention.TransformerEncoderLayer(8, 2, 16), 1)(x, pos=place)[0]

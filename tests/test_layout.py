@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LESSONS = sorted((ROOT / "lessons").rglob("*.py"))
 UTILS = sorted((ROOT / "utils").rglob("*.py"))
 OPS = ["devices", "rotated", "boxes", "coding", "anchors", "nms", "matching", "roi", "position_sensitive", "masks",
-       "keypoints", "losses", "proposals", "corners", "attention", "agreement", "coco_metrics", "metrics",
+       "keypoints", "losses", "proposals", "corners", "heatmaps", "attention", "agreement", "coco_metrics", "metrics",
        "panoptic_quality", "error_breakdown"]
 DRAWING = {"matplotlib", "ipywidgets", "anywidget", "IPython", "seaborn", "plotly"}
 NOTEBOOKS = sorted((ROOT / "notebooks" / "src").glob("*.py"))

@@ -81,11 +81,17 @@ def test_damaged_pth_files_are_named(tiny, content):
         zoo.load("tiny", path)
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"model": {"a": torch.ones(1)}}, torch.ones(2)])
+@pytest.mark.parametrize("content", [[1, 2], {"model": {"a": 1}}, {"other": {"a": torch.ones(1)}}, torch.ones(2)])
 def test_pth_files_of_something_else_are_refused(tiny, content):
     torch.save(content, tiny / "other.pth")
     with pytest.raises(CheckpointError, match="holds no state dict"):
         zoo.load("tiny", tiny / "other.pth")
+
+
+def test_a_state_dict_may_stand_under_model(tiny):
+    torch.save({"model": weights(), "epoch": 3}, tiny / "nested.pth")
+    for given in (tiny / "nested.pth", {"model": weights()}):
+        assert_has(zoo.load("tiny", given), weights())
 
 
 def test_code_in_a_pth_file_is_not_run(tiny):

@@ -15,8 +15,8 @@ from lessons.detection_training import Plan, open_for_measuring, open_for_traini
 from lessons.recipes import small_resnet
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "datasets"
-NAMES = ("faster_rcnn", "fpn", "mask_rcnn", "keypoint_rcnn", "retinanet", "fcos")
-SHIPPED = ("faster_rcnn", "fpn", "fcos")
+NAMES = ("faster_rcnn", "fpn", "mask_rcnn", "keypoint_rcnn", "retinanet", "fcos", "centernet", "detr")
+SHIPPED = ("faster_rcnn", "fpn", "mask_rcnn", "keypoint_rcnn", "retinanet", "fcos")
 TINY = Plan(images=4, steps=3, measured=2, batch_size=2)
 
 
@@ -78,6 +78,20 @@ def test_built_twice_from_a_seed_is_the_same_and_leaves_the_generator_alone(name
     weights = [model.state_dict()[layer] for model in (first, second, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_the_body_may_have_a_rate_of_its_own():
+    from lessons.recipes import detr
+
+    model, plan = detr.build(), Plan(4, 4, 2, learning_rate=2.0, body_rate=0.25)
+    rest, body = detection_training.parameter_groups(model, plan)
+    assert body["lr"] == 0.5
+    assert "lr" not in rest
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert {id(p) for p in body["params"]} == {id(p) for name, p in named.items() if name.startswith("backbone.body.")}
+    assert len(rest["params"]) + len(body["params"]) == len(named)
+    alone, = detection_training.parameter_groups(model, Plan(4, 4, 2))
+    assert {id(p) for p in alone["params"]} == {id(p) for p in named.values()}
 
 
 def test_every_detector_begins_with_the_pre_trained_body():

@@ -8,11 +8,13 @@ from utils.widgets.levels import LevelExplorer
 from utils.widgets.locations import LocationExplorer
 from utils.widgets.mask_paste import MaskPaste
 from utils.widgets.nms import NmsPlayer
+from utils.widgets.pooling import PoolingExplorer
 from utils.widgets.precision import PrecisionRecallExplorer
 from utils.widgets.proposals import ProposalExplorer
 from utils.widgets.pyramid import PyramidExplorer
 from utils.widgets.roi import RoiPoolingExplorer
 from utils.widgets.threshold import DetectionThreshold
+from utils.widgets.triplets import TripletExplorer
 
 __all__ = [
     "AnchorExplorer",
@@ -24,8 +26,10 @@ __all__ = [
     "LocationExplorer",
     "MaskPaste",
     "NmsPlayer",
+    "PoolingExplorer",
     "PrecisionRecallExplorer",
     "ProposalExplorer",
     "PyramidExplorer",
     "RoiPoolingExplorer",
+    "TripletExplorer",
 ]

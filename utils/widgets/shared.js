@@ -211,6 +211,26 @@ function plate(parent, [x, y], text, colour, letters, [width, height]) {
   return group;
 }
 
+/** A mark that is moved by clicks on the picture, `to({x, y})` in its pixels, and by arrow keys, `by(dx, dy)`; shapes go into it. */
+function aimable(canvas, view, label, to, by) {
+  const [width, height] = view.get("size");
+  const ground = svg("rect", { "data-ground": "", x: 0, y: 0, width, height, fill: "#000", "fill-opacity": 0, style: "cursor: crosshair" }, canvas);
+  const group = svg("g", { "data-aim": "", tabindex: 0, role: "group", "aria-label": `${label}. Arrow keys move it, Shift makes bigger steps.` }, canvas);
+  ground.addEventListener("click", (event) => {
+    to(new DOMPoint(event.clientX, event.clientY).matrixTransform(canvas.getScreenCTM().inverse()));
+    group.focus();
+  });
+  group.addEventListener("keydown", (event) => {
+    const step = event.shiftKey ? 8 : 1;
+    const way = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }[event.key];
+    if (!way) return;
+    event.preventDefault();
+    event.stopPropagation(); // JupyterLab would scroll or change cells
+    by(...way);
+  });
+  return group;
+}
+
 const HANDLES = { nw: [0, 1], n: [1], ne: [2, 1], e: [2], se: [2, 3], s: [3], sw: [0, 3], w: [0] };
 const SMALLEST = 4; // pixels
 
