@@ -15,7 +15,7 @@
 #
 # You build it here: anchors, which of them learn what, the loss, the proposals. And you take it apart again: what is each part worth?
 #
-# *Everything runs offline on a laptop; the whole notebook takes about 90 seconds. Run the cells from top to bottom.*
+# *Everything runs offline on a laptop; the whole notebook takes about 60 seconds. Run the cells from top to bottom.*
 
 # %%
 import torch
