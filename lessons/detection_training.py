@@ -125,7 +125,7 @@ def start_from_lesson(model: nn.Module, name: str) -> None:
 def fit(model: nn.Module, data: DetectionDataset, plan: Plan, seed: int = 0, folder: Path | None = None,
         resume: bool = False, device: str | None = None, callbacks: Sequence[Callback] = (), progress: bool = True
         ) -> Trainer:
-    """The loop that notebooks show: AdamW, a warm-up, then cosines down to 0, one or more; long gradients are shortened.
+    """The loop that notebooks show: AdamW, a warm-up, then one cosine or more down to 0; long gradients are shortened.
 
     Returns the trainer, which knows the history of the losses and the seconds that it took.
     """
