@@ -14,7 +14,7 @@ from lessons.images import ImagePreparation
 from utils.widgets import AttentionExplorer, MatchingExplorer, QueryExplorer
 torch.manual_seed(0)
 transformer = Transformer(32, 4, 2, 3, dim_feedforward=32, dropout=0.0)
-model = DETR(LastStage(small_resnet((1, 1, 1, 1))), transformer, 7, ImagePreparation((96,), 192), 25).eval()
+model = DETR(LastStage(small_resnet((1, 2, 2, 1))), transformer, 7, ImagePreparation((96,), 192), 25).eval()
 photograph, target = compose_scene("val", 13, size=96)
 matching = MatchingExplorer.from_detector(model, photograph, target, CLASSES)
 matching

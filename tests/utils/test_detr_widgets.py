@@ -29,8 +29,13 @@ TARGET = {"boxes": torch.tensor([[8.0, 8, 40, 40], [48, 16, 88, 56], [4, 40, 30,
 def model():
     """A DETR of 2 encoder and 3 decoder layers, on cells of 16 of its pixels; a picture of 60 x 100 has 3.75 x 6.25."""
     with seeded(0):
-        body = LastStage(small_resnet((1, 1, 1, 1)))
+        body = LastStage(small_resnet((1, 2, 2, 1)))
         return DETR(body, Transformer(32, 4, 2, 3, 32, 0.0), len(CLASSES), ImagePreparation((60,), 120), QUERIES).eval()
+
+
+@pytest.fixture(scope="module")
+def explorer(model):
+    return AttentionExplorer(model, IMAGE, CLASSES)
 
 
 def said(seed=0, queries=QUERIES):
@@ -136,13 +141,12 @@ def test_attention_is_the_models_own_row(model):
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(-10, 110), min_size=4, max_size=4))
-def test_what_a_box_covers_is_counted_pixel_by_pixel(model, box):
-    widget = AttentionExplorer(model, torch.rand(3, 60, 100), CLASSES)
+def test_what_a_box_covers_is_counted_pixel_by_pixel(explorer, box):
     x1, y1, x2, y2 = min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]), max(box[1], box[3])
     pixels = torch.zeros(64, 112)
     pixels[max(y1, 0):max(y2, 0), max(x1, 0):max(x2, 0)] = 1
     expected = pixels.view(4, 16, 7, 16).mean(dim=(1, 3))
-    torch.testing.assert_close(widget.inside([x1, y1, x2, y2]), expected)
+    torch.testing.assert_close(explorer.inside([x1, y1, x2, y2]), expected)
 
 
 def test_attention_in_words_and_pictures(model):
