@@ -212,8 +212,7 @@ function plate(parent, [x, y], text, colour, letters, [width, height]) {
 }
 
 /** A mark that is moved by clicks on the picture, `to({x, y})` in its pixels, and by arrow keys, `by(dx, dy)`; shapes go into it. */
-function aimable(canvas, view, label, to, by) {
-  const [width, height] = view.get("size");
+function aimable(canvas, view, label, to, by, [width, height] = view.get("size")) {
   const ground = svg("rect", { "data-ground": "", x: 0, y: 0, width, height, fill: "#000", "fill-opacity": 0, style: "cursor: crosshair" }, canvas);
   const group = svg("g", { "data-aim": "", tabindex: 0, role: "group", "aria-label": `${label}. Arrow keys move it, Shift makes bigger steps.` }, canvas);
   ground.addEventListener("click", (event) => {
@@ -229,6 +228,50 @@ function aimable(canvas, view, label, to, by) {
     by(...way);
   });
   return group;
+}
+
+/** Fills a list of which row `now` is chosen; `choose(i)` is called by click and arrow keys, `fill(item, one, i)` writes a row. */
+function chosenList(list, all, now, choose, fill) {
+  const focused = list.contains(document.activeElement);
+  list.replaceChildren();
+  all.forEach((one, i) => {
+    const item = html("li", { tabindex: i === now ? 0 : -1, "data-row": i, class: i === now ? "dl-now" : "", "aria-current": i === now }, list);
+    fill(item, one, i);
+    item.addEventListener("click", () => choose(i));
+    item.addEventListener("keydown", (event) => {
+      const by = { ArrowDown: 1, ArrowUp: -1, Enter: 0 }[event.key];
+      if (by === undefined) return;
+      event.preventDefault();
+      event.stopPropagation(); // JupyterLab would change cells
+      choose(Math.min(Math.max(i + by, 0), all.length - 1));
+    });
+    if (i === now && focused) item.focus();
+  });
+}
+
+/** Small pictures of which one is chosen, by click or arrow keys; returns the buttons, to be drawn into. */
+function tiles(parent, view, trait, label, values, columns) {
+  const grid = html("div", { class: "dl-tiles", role: "radiogroup", "aria-label": label, style: `grid-template-columns: repeat(${columns}, 1fr)` }, parent);
+  const nodes = values.map((value, i) => {
+    const node = html("button", { type: "button", role: "radio", "data-tile": value }, grid);
+    node.addEventListener("click", () => view.set(trait, value));
+    node.addEventListener("keydown", (event) => {
+      const by = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
+      if (!by) return;
+      event.preventDefault();
+      event.stopPropagation(); // JupyterLab would change cells
+      if (i + by < 0 || i + by >= values.length) return;
+      view.set(trait, values[i + by]);
+      nodes[i + by].focus();
+    });
+    return node;
+  });
+  redraw(view, [trait], () => nodes.forEach((node, i) => {
+    const now = values[i] === view.get(trait);
+    node.setAttribute("aria-checked", now);
+    node.setAttribute("tabindex", now ? 0 : -1);
+  }));
+  return nodes;
 }
 
 const HANDLES = { nw: [0, 1], n: [1], ne: [2, 1], e: [2], se: [2, 3], s: [3], sw: [0, 3], w: [0] };

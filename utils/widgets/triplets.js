@@ -41,22 +41,11 @@ function render({ model, el }) {
   }
 
   function drawList(pairs, gone) {
-    const focused = list.contains(document.activeElement);
-    list.replaceChildren();
-    pairs.forEach((one, i) => {
-      const now = i === view.get("chosen");
-      const item = html("li", { tabindex: now ? 0 : -1, "data-row": i, class: [one.right ? "dl-right" : "dl-wrong", gone(one) ? "dl-gone" : "", now ? "dl-now" : ""].join(" ") }, list);
+    chosenList(list, pairs, view.get("chosen"), (i) => view.set("chosen", i), (item, one) => {
+      item.classList.add(one.right ? "dl-right" : "dl-wrong");
+      item.classList.toggle("dl-gone", gone(one));
       html("span", { class: "dl-score" }, item, one.score.toFixed(2));
       html("span", {}, item, `${one.name}, ${one.right ? "right" : "wrong"}${one.kept ? ", has a centre" : ""}`);
-      item.addEventListener("click", () => view.set("chosen", i));
-      item.addEventListener("keydown", (event) => {
-        const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-        if (!by) return;
-        event.preventDefault();
-        event.stopPropagation(); // JupyterLab would change cells
-        view.set("chosen", Math.min(Math.max(i + by, 0), pairs.length - 1));
-      });
-      if (now && focused) item.focus();
     });
   }
 }
