@@ -12,6 +12,7 @@ from utils.widgets.pooling import PoolingExplorer
 from utils.widgets.precision import PrecisionRecallExplorer
 from utils.widgets.proposals import ProposalExplorer
 from utils.widgets.pyramid import PyramidExplorer
+from utils.widgets.race import RaceExplorer
 from utils.widgets.roi import RoiPoolingExplorer
 from utils.widgets.threshold import DetectionThreshold
 from utils.widgets.triplets import TripletExplorer
@@ -30,6 +31,7 @@ __all__ = [
     "PrecisionRecallExplorer",
     "ProposalExplorer",
     "PyramidExplorer",
+    "RaceExplorer",
     "RoiPoolingExplorer",
     "TripletExplorer",
 ]
