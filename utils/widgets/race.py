@@ -181,7 +181,7 @@ class Scale:
     def __init__(self, values: Sequence[float], axis: Axis) -> None:
         self.axis, self._by = axis, math.log if axis.cost else float
         low, high = self._by(min(values)), self._by(max(values))
-        room = 0.1 * (high - low) or (0.5 if axis.cost else 0.05)
+        room = max(0.1 * (high - low), 0.2 if axis.cost else 0.02)
         self.low, self.high = low - room, high + room
 
     def share(self, value: float) -> float:
@@ -196,7 +196,7 @@ class Scale:
     def ticks(self) -> list[dict[str, Any]]:
         """Three to nine round values, where they lie and how they are written."""
         low, high = (end / self.axis.unit for end in self.ends())
-        values = _round_ratios(low, high) if self.axis.cost else _round_steps(low, high)
+        values = _round_ratios(low, high) if self.axis.cost and high > 4 * low else _round_steps(low, high)
         return [{"value": value * self.axis.unit, "at": self.share(value * self.axis.unit), "text": f"{value:g}"}
                 for value in values]
 
@@ -205,13 +205,13 @@ def _round_steps(low: float, high: float) -> list[float]:
     raw = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
-    return [round(i * step, 10) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    return [float(f"{i * step:.10g}") for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def _round_ratios(low: float, high: float) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    marks = [1, 2, 5] if high / low > 4 else [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8]
-    return [round(m * 10.0**p, 10) for p in powers for m in marks if low <= m * 10.0**p <= high]
+    marks = [float(f"{m}e{p}") for p in powers for m in ((1, 2, 5) if high < 1000 * low else (1,))]
+    return [mark for mark in marks if low <= mark <= high]
 
 
 def label_sides(places: Mapping[str, tuple[float, float]]) -> dict[str, str]:
