@@ -45,7 +45,7 @@ class Plan:
     clip_norm: float = 5.0  # the longest gradient that is followed
 
 
-# Real photographs are few and alike, and a detector that knows the scenes needs to learn little: minutes on two cores
+# Real photographs are few and alike, and a detector that knows the scenes has less to learn: minutes on two cores
 PHOTOGRAPHS = {"bccd": Plan(1000, 160, 100), "nuclei": Plan(1000, 40, 100)}
 
 
@@ -56,7 +56,7 @@ class Recipe:
     build(num_classes, seed, side) makes it untrained. transform: what a sample needs besides being mirrored at random;
     metrics: what is measured; proposals: how many of Selective Search every training sample carries, for detectors that
     make none of their own; begins_with: the lesson whose finished detector this one extends, otherwise only the body is
-    trained before. On photographs every detector begins as the lesson's own, finished on the scenes.
+    trained before. On photographs a detector begins as the lesson's own, finished on the scenes, if that is shipped.
     """
 
     name: str
@@ -77,7 +77,8 @@ class Recipe:
         folder, plan = None if folder is None else Path(folder), self.plan(dataset, profile)
         data = self.open(dataset, plan, folder if resume else None)
         model = self.build(num_classes=len(data.classes), seed=seed, side=side_of(dataset))
-        begins_with = self.name if dataset in PHOTOGRAPHS else self.begins_with
+        is_finished = (CHECKPOINTS / f"{self.name}.safetensors").is_file()
+        begins_with = self.name if dataset in PHOTOGRAPHS and is_finished else self.begins_with
         if begins_with is None:
             start_from_pre_trained(model.backbone.body)  # type: ignore[arg-type, union-attr]
         else:
