@@ -64,13 +64,13 @@ def test_costs_are_drawn_by_ratios_and_gains_by_differences():
     assert race.best == ["third"], "two costs"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.floats(0.001, 1000), st.floats(1.0, 1e4), st.booleans())
 def test_ticks_are_few_and_lie_on_the_axis(low, ratio, cost):
     scale = Scale([low, low * ratio], Axis("made up", cost))
     ticks = scale.ticks()
     assert 2 <= len(ticks) <= 10
-    assert all(0 <= tick["at"] <= 1 for tick in ticks)
+    assert all(-1e-9 <= tick["at"] <= 1 + 1e-9 for tick in ticks)
     assert all(tick["at"] == pytest.approx(scale.share(tick["value"])) for tick in ticks)
     assert scale.ends()[0] < low <= low * ratio < scale.ends()[1]
     assert scale.share(low) <= scale.share(low * ratio)
