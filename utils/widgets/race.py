@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import traitlets
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from utils.figures import BLUE, SKY, finish_axes, new_figure
 from utils.widgets.base import LessonWidget, script, shows_errors
@@ -159,7 +160,8 @@ class RaceExplorer(LessonWidget):
             name, unbeaten = point["name"], point["name"] in self.best
             ax.plot(*places[name], "o" if unbeaten else "s", color=BLUE if unbeaten else SKY, markersize=11,
                     markeredgecolor="black")
-            ax.annotate(point["title"], places[name], **_beside(point["side"]), fontsize=11)
+            ax.annotate(point["title"], places[name], **_beside(point["side"]), fontsize=11,
+                        path_effects=[withStroke(linewidth=3, foreground="white")])
         for key, scale in ((self.x, ax.set_xscale), (self.y, ax.set_yscale)):
             if AXES[key].cost:
                 scale("log")
@@ -252,7 +254,7 @@ def _outside(box: Box) -> float:
 
 def _beside(side: str) -> dict[str, Any]:
     """Matplotlib's words for a text on that side of its point."""
-    shift = {"right": (9, 0), "left": (-9, 0), "above": (0, 9), "below": (0, -9)}[side]
+    shift = {"right": (11, 0), "left": (-11, 0), "above": (0, 10), "below": (0, -10)}[side]
     return {"xytext": shift, "textcoords": "offset points",
             "ha": {"right": "left", "left": "right"}.get(side, "center"),
             "va": {"above": "bottom", "below": "top"}.get(side, "center")}
