@@ -43,6 +43,7 @@ class Plan:
     learning_rate: float = 1e-3
     body_rate: float = 1.0  # the pre-trained body's learning rate, in parts of the others'
     clip_norm: float = 5.0  # the longest gradient that is followed
+    restarts: tuple[int, ...] = ()  # steps at which the learning rate is full again
 
 
 # Real photographs are few and alike, and a detector that knows the scenes has less to learn: minutes on two cores
@@ -124,14 +125,15 @@ def start_from_lesson(model: nn.Module, name: str) -> None:
 def fit(model: nn.Module, data: DetectionDataset, plan: Plan, seed: int = 0, folder: Path | None = None,
         resume: bool = False, device: str | None = None, callbacks: Sequence[Callback] = (), progress: bool = True
         ) -> Trainer:
-    """The loop that notebooks show: AdamW, a warm-up, then half a cosine down to 0; long gradients are shortened.
+    """The loop that notebooks show: AdamW, a warm-up, then one cosine or more down to 0; long gradients are shortened.
 
     Returns the trainer, which knows the history of the losses and the seconds that it took.
     """
     optimizer = torch.optim.AdamW(parameter_groups(model, plan), lr=plan.learning_rate, weight_decay=0.05)
+    schedule = cosine(plan.steps, min(100, plan.steps // 4), restarts=plan.restarts)
     trainer = Trainer(model, optimizer, data, batch_size=plan.batch_size, steps=plan.steps, seed=seed,
-                      schedule=cosine(plan.steps, warmup=min(100, plan.steps // 4)), clip_norm=plan.clip_norm,
-                      device=device, callbacks=callbacks, folder=folder and folder / "training", progress=progress)
+                      schedule=schedule, clip_norm=plan.clip_norm, device=device, callbacks=callbacks,
+                      folder=folder and folder / "training", progress=progress)
     trainer.run(resume)
     return trainer
 
