@@ -5,6 +5,9 @@ An experiment is a module of this package with
     run(seed, short=False)       {condition: {number: value}} of one seed; short: seconds instead of minutes
     verdict(per_seed)            {statement: whether it holds} from the results of all seeds
     PRE_TRAINED                  the checkpoint with which trainings begin, if it is not R-CNN's pre-trained CNN
+A measurement has no seeds; it is a module with
+    MEASURED                     one sentence, what is in its record
+    conduct(fresh=False)         brings data/results/NAME.json up to date
 """
 
 import importlib
@@ -30,9 +33,18 @@ Numbers = dict[str, dict[str, float]]
 
 def known_experiments() -> list[str]:
     """The names of all experiments."""
+    return _modules_with("CLAIM")
+
+
+def known_measurements() -> list[str]:
+    """The names of all measurements."""
+    return _modules_with("MEASURED")
+
+
+def _modules_with(constant: str) -> list[str]:
     folder = Path(__file__).parent
     return sorted(m.name for m in pkgutil.iter_modules([str(folder)])
-                  if "\nCLAIM = " in (folder / f"{m.name}.py").read_text(encoding="utf-8"))
+                  if f"\n{constant} = " in (folder / f"{m.name}.py").read_text(encoding="utf-8"))
 
 
 def load_result(name: str, folder: Path = RESULTS) -> dict[str, Any]:

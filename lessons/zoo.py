@@ -19,8 +19,10 @@ def build_lesson(name: str) -> nn.Module:
     return importlib.import_module(f"lessons.recipes.{name}").build()
 
 
-LESSONS = ("rcnn", "small_resnet", "sppnet", "fast_rcnn", "faster_rcnn", "fpn", "mask_rcnn", "keypoint_rcnn",
-           "retinanet", "fcos", "centernet", "detr")
+BODY = "small_resnet"  # a backbone that detects nothing by itself
+DETECTORS = ("rcnn", "sppnet", "fast_rcnn", "faster_rcnn", "fpn", "mask_rcnn", "keypoint_rcnn", "retinanet", "fcos",
+             "centernet", "detr")  # in the order of their papers
+LESSONS = (BODY, *DETECTORS)
 
 # every model that can be loaded, and the function that builds it with untrained weights
 MODELS: dict[str, Callable[[], nn.Module]] = {name: partial(build_lesson, name) for name in LESSONS}
@@ -55,6 +57,11 @@ def load(name: str, weights: str | Path | Mapping[str, Any] | None = None) -> nn
     if tensors is not None:
         load_strictly(model, tensors, source)
     return model.eval()
+
+
+def shipped_detectors() -> list[str]:
+    """The lessons' detectors whose trained weights are here, in the order of their papers."""
+    return [name for name in DETECTORS if (CHECKPOINTS / f"{name}.safetensors").is_file()]
 
 
 def _find(name: str, weights: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Tensor], str]:

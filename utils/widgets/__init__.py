@@ -15,6 +15,7 @@ from utils.widgets.precision import PrecisionRecallExplorer
 from utils.widgets.proposals import ProposalExplorer
 from utils.widgets.pyramid import PyramidExplorer
 from utils.widgets.queries import QueryExplorer
+from utils.widgets.race import RaceExplorer
 from utils.widgets.roi import RoiPoolingExplorer
 from utils.widgets.threshold import DetectionThreshold
 from utils.widgets.triplets import TripletExplorer
@@ -36,6 +37,7 @@ __all__ = [
     "ProposalExplorer",
     "PyramidExplorer",
     "QueryExplorer",
+    "RaceExplorer",
     "RoiPoolingExplorer",
     "TripletExplorer",
 ]
