@@ -1,7 +1,7 @@
 """Which loss for the boxes: L1, GIoU or both? (DETR, section 4.2, table 4)
 
 The paper trains from nothing with each, in the matching's cost as well: L1 alone 35.8 AP, GIoU alone 39.9, both 40.6.
-Here the finished detector forgets the layers that read a query's box, begins them anew and learns on as a whole for 150
+Here the finished detector forgets the layers that read a query's box, begins them anew and learns on as a whole for 100
 steps (see detr_training), with each of the losses in turn, again also in the matching.
 """
 

@@ -62,7 +62,7 @@ def from_nothing(seed: int) -> DETR:
 def run(seed: int, short: bool = False) -> Numbers:
     """The share that changes in each epoch, on average over the last half of them, and the queries in use."""
     found = {}
-    epochs = 2 if short else 16
+    epochs = 2 if short else 10
     for name, model in (("from nothing", from_nothing(seed)), ("finished", finished())):
         watched = watch(model, epochs, 1 if short else EPOCH, 8 if short else SCENES, seed)
         changed = watched.changed()

@@ -1,7 +1,7 @@
 """What hangs on the encoder, and on telling it and the decoder where things lie? (DETR, section 4.2, tables 2 and 3)
 
 The paper trains each variant from nothing: without encoder 36.7 AP, with 3 layers 40.1, with 6 40.6; without spatial
-encodings 32.8. Here the finished detector loses the part, and then what is left has 150 steps to adapt (see
+encodings 32.8. Here the finished detector loses the part, and then what is left has 100 steps to adapt (see
 detr_training): `AP50 at once` is measured before, the rest after. `whole` goes on for as many steps with nothing taken.
 """
 

@@ -20,7 +20,7 @@ from lessons.losses import detr_matching_cost
 from lessons.matching import hungarian_match
 
 PRE_TRAINED = zoo.CHECKPOINTS / "detr.safetensors"
-FULL, SHORT = Size(600, 150, 100), Size(8, 1, 4)  # steps of 8 scenes
+FULL, SHORT = Size(400, 100, 100), Size(8, 1, 4)  # steps of 8 scenes
 RATE = 2e-4  # less than half of the lesson's: what is finished shall not be shaken more than need be
 Answers = tuple[SetPrediction, ImageBatch, Sequence[Sample]]
 
