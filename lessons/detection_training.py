@@ -43,9 +43,10 @@ class Plan:
     learning_rate: float = 1e-3
     body_rate: float = 1.0  # the pre-trained body's learning rate, in parts of the others'
     clip_norm: float = 5.0  # the longest gradient that is followed
+    restarts: tuple[int, ...] = ()  # steps at which the learning rate is full again
 
 
-# Real photographs are few and alike, and a detector that knows the scenes needs to learn little: minutes on two cores
+# Real photographs are few and alike, and a detector that knows the scenes has less to learn: minutes on two cores
 PHOTOGRAPHS = {"bccd": Plan(1000, 160, 100), "nuclei": Plan(1000, 40, 100)}
 
 
@@ -56,7 +57,7 @@ class Recipe:
     build(num_classes, seed, side) makes it untrained. transform: what a sample needs besides being mirrored at random;
     metrics: what is measured; proposals: how many of Selective Search every training sample carries, for detectors that
     make none of their own; begins_with: the lesson whose finished detector this one extends, otherwise only the body is
-    trained before. On photographs every detector begins as the lesson's own, finished on the scenes.
+    trained before. On photographs a detector begins as the lesson's own, finished on the scenes, if that is shipped.
     """
 
     name: str
@@ -77,7 +78,8 @@ class Recipe:
         folder, plan = None if folder is None else Path(folder), self.plan(dataset, profile)
         data = self.open(dataset, plan, folder if resume else None)
         model = self.build(num_classes=len(data.classes), seed=seed, side=side_of(dataset))
-        begins_with = self.name if dataset in PHOTOGRAPHS else self.begins_with
+        is_finished = (CHECKPOINTS / f"{self.name}.safetensors").is_file()
+        begins_with = self.name if dataset in PHOTOGRAPHS and is_finished else self.begins_with
         if begins_with is None:
             start_from_pre_trained(model.backbone.body)  # type: ignore[arg-type, union-attr]
         else:
@@ -123,14 +125,15 @@ def start_from_lesson(model: nn.Module, name: str) -> None:
 def fit(model: nn.Module, data: DetectionDataset, plan: Plan, seed: int = 0, folder: Path | None = None,
         resume: bool = False, device: str | None = None, callbacks: Sequence[Callback] = (), progress: bool = True
         ) -> Trainer:
-    """The loop that notebooks show: AdamW, a warm-up, then half a cosine down to 0; long gradients are shortened.
+    """The loop that notebooks show: AdamW, a warm-up, then one cosine or more down to 0; long gradients are shortened.
 
     Returns the trainer, which knows the history of the losses and the seconds that it took.
     """
     optimizer = torch.optim.AdamW(parameter_groups(model, plan), lr=plan.learning_rate, weight_decay=0.05)
+    schedule = cosine(plan.steps, min(100, plan.steps // 4), restarts=plan.restarts)
     trainer = Trainer(model, optimizer, data, batch_size=plan.batch_size, steps=plan.steps, seed=seed,
-                      schedule=cosine(plan.steps, warmup=min(100, plan.steps // 4)), clip_norm=plan.clip_norm,
-                      device=device, callbacks=callbacks, folder=folder and folder / "training", progress=progress)
+                      schedule=schedule, clip_norm=plan.clip_norm, device=device, callbacks=callbacks,
+                      folder=folder and folder / "training", progress=progress)
     trainer.run(resume)
     return trainer
 

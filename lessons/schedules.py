@@ -4,6 +4,7 @@ Steps count from 0. A schedule has no state, so training that resumes at step k 
 """
 
 import math
+from bisect import bisect
 from collections.abc import Callable, Sequence
 
 Schedule = Callable[[int], float]
@@ -20,19 +21,25 @@ def constant(warmup: int = 0) -> Schedule:
     return lambda step: warm_up(step, warmup)
 
 
-def cosine(steps: int, warmup: int = 0, final: float = 0.0) -> Schedule:
+def cosine(steps: int, warmup: int = 0, final: float = 0.0, restarts: Sequence[int] = ()) -> Schedule:
     """Half a cosine from 1 down to `final` at step `steps`, after `warmup` steps of rise.
 
-    Loshchilov and Hutter 2017 (SGDR), eq. 5 without restarts. Raises ValueError unless 0 <= warmup < steps.
+    restarts: steps at which the rate is full again; then it comes down once more, until the next restart or the end.
+    Loshchilov and Hutter 2017 (SGDR), eq. 5. Raises ValueError unless 0 <= warmup < restarts, rising, < steps.
     """
     _check_warmup(warmup)
     if warmup >= steps:
         raise ValueError(f"cosine needs more steps than warm-up steps, got steps={steps} and warmup={warmup}.")
+    turns = [warmup, *restarts, steps]
+    if sorted(set(turns)) != turns:
+        raise ValueError(f"restarts must rise from above {warmup} to below {steps}, got {list(restarts)}.")
 
     def factor(step: int) -> float:
         if step < warmup:
             return warm_up(step, warmup)
-        progress = min(1.0, (step - warmup) / (steps - warmup))
+        after = min(bisect(turns, step), len(turns) - 1)
+        first, last = turns[after - 1], turns[after]
+        progress = min(1.0, (step - first) / (last - first))
         return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
     return factor

@@ -16,6 +16,13 @@ def test_schedules_by_hand():
     assert stepwise([3], warmup=2)(0) == 0.5
 
 
+def test_a_restart_begins_another_cosine():
+    factors = [cosine(14, warmup=2, final=0.1, restarts=[6, 10])(s) for s in range(16)]
+    assert factors[:6] == [cosine(6, warmup=2, final=0.1)(s) for s in range(6)]
+    assert factors[6:10] == factors[10:14] == pytest.approx([1, 0.9 * 0.854 + 0.1, 0.55, 0.9 * 0.146 + 0.1], abs=1e-3)
+    assert factors[14:] == pytest.approx([0.1, 0.1])
+
+
 @given(steps=st.integers(1, 500), share=st.floats(0, 0.9), final=st.floats(0, 1))
 @settings(max_examples=50, deadline=None)
 def test_cosine_rises_then_falls_within_bounds(steps, share, final):
@@ -28,7 +35,9 @@ def test_cosine_rises_then_falls_within_bounds(steps, share, final):
 
 
 @pytest.mark.parametrize("make", [lambda: cosine(10, warmup=10), lambda: cosine(0), lambda: cosine(5, warmup=-1),
-                                  lambda: constant(-1), lambda: stepwise([5, 3]), lambda: stepwise([3, 3])])
+                                  lambda: constant(-1), lambda: stepwise([5, 3]), lambda: stepwise([3, 3]),
+                                  lambda: cosine(10, restarts=[5, 5]), lambda: cosine(10, restarts=[10]),
+                                  lambda: cosine(10, warmup=3, restarts=[2])])
 def test_schedules_refuse_nonsense(make):
     with pytest.raises(ValueError, match=r"-?\d"):
         make()

@@ -114,7 +114,8 @@ def check(name: str) -> list[str]:
     executed, text = ([(cell.cell_type, cell.source.strip(), _tags(cell)) for cell in one.cells]
                       for one in (notebook, pair))
     if executed != text:
-        found.append("notebook and text pair differ; run `python -m utils.notebooks build` (or sync).")
+        found.append("notebook and text pair differ; run `python -m utils.notebooks build`, or `sync` to take the "
+                     "notebook's.")
     for look in (_execution, _headings, _descriptions, _widgets, _cells, _outputs):
         found += look(notebook)
     if not any("assert" in cell.source for cell in code_cells(notebook)):
@@ -125,10 +126,16 @@ def check(name: str) -> list[str]:
 
 
 def sync(name: str) -> None:
-    """Writes the text pair from the notebook, for changes made in JupyterLab."""
-    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
-    notebook.metadata["jupytext"] = {"cell_metadata_filter": "tags,-all", "notebook_metadata_filter": "kernelspec,-all"}
-    jupytext.write(notebook, NOTEBOOKS / "src" / f"{name}.py", fmt="py:percent")
+    """Writes the text pair from the notebook, for changes made in JupyterLab; other cells stay as they are."""
+    notebook, source = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4), NOTEBOOKS / "src" / f"{name}.py"
+    text = jupytext.read(source)
+    layout = {(cell.cell_type, cell.source): cell.metadata for cell in text.cells}  # blank lines, which notebooks lack
+    for cell in notebook.cells:
+        known = {key: value for key, value in layout.get((cell.cell_type, cell.source), {}).items() if key != "tags"}
+        cell.metadata = nbformat.from_dict({**known, **cell.metadata})
+    notebook.metadata = text.metadata
+    notebook.metadata.setdefault("jupytext", {})["notebook_metadata_filter"] = "jupytext.formats,kernelspec,-all"
+    jupytext.write(notebook, source, fmt="py:percent")
 
 
 def names() -> list[str]:

@@ -71,8 +71,7 @@ class Merge(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.seen, self.found = (nn.Sequential(nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width))
-                                 for _ in range(2))
+        self.seen, self.found = conv_bn(width, width, 1), conv_bn(width, width, 1)
         self.block = BasicBlock(width, width, 1, nn.BatchNorm2d)
 
     def forward(self, seen: Tensor, found: Tensor) -> Tensor:
@@ -85,7 +84,11 @@ def residuals(widths: Sequence[int], stride: int = 1) -> nn.Sequential:
                            for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False))))
 
 
+def conv_bn(channels: int, wanted: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """A convolution and batch normalisation; stride 1 keeps the size."""
+    return nn.Sequential(nn.Conv2d(channels, wanted, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(wanted))
+
+
 def conv_bn_relu(channels: int, wanted: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """A convolution, batch normalisation and ReLU; stride 1 keeps the size."""
-    return nn.Sequential(nn.Conv2d(channels, wanted, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(wanted),
-                         nn.ReLU(inplace=True))
+    return nn.Sequential(*conv_bn(channels, wanted, kernel, stride), nn.ReLU(inplace=True))

@@ -74,7 +74,7 @@ class CornerNet(nn.Module):
         return {kind: places[kind] for kind in self.kinds}
 
     def loss(self, maps: Maps, places: Mapping[str, list[Tensor]], targets: Sequence[Target]) -> dict[str, Tensor]:
-        """The losses of one head's maps: of heat and offsets the sum over the kinds of keypoints."""
+        """The losses of one head's maps: of heat and offsets the sum over the kinds of keypoints, of tags the mean."""
         heat, offset, tags = [], [], []
         for kind, (logits, offsets, embeddings) in maps.items():
             cells = [cells_of(place, logits) for place in places[kind]]

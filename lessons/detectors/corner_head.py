@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lessons.backbones.hourglass import conv_bn_relu
+from lessons.backbones.hourglass import conv_bn, conv_bn_relu
 from lessons.corners import KeypointMaps, corner_pool
 from lessons.detectors.retinanet import begun
 
@@ -113,11 +113,6 @@ def centernet_head(channels: int, num_classes: int, hidden: int = 256) -> Keypoi
     """CenterNet's: two corners with cascade corner pooling, and the centre with centre pooling."""
     poolings: dict[str, NoPooling] = {corner: CascadeCornerPooling(channels, hidden // 2, corner) for corner in EDGES}
     return KeypointHead({**poolings, "centre": CentrePooling(channels, hidden // 2)}, channels, num_classes, hidden)
-
-
-def conv_bn(channels: int, wanted: int, kernel: int) -> nn.Sequential:
-    """A convolution that keeps the size, and batch normalisation."""
-    return nn.Sequential(nn.Conv2d(channels, wanted, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(wanted))
 
 
 def predictor(channels: int, hidden: int, wanted: int, prior: float | None = None) -> nn.Sequential:

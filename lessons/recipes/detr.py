@@ -13,8 +13,8 @@ from lessons.detectors.detr import DETR, Transformer
 from lessons.images import ImagePreparation
 from lessons.order import seeded
 
-FULL = Plan(36000, 9000, 200, learning_rate=5e-4, body_rate=0.3, clip_norm=1.0)
-PLANS = {"short": replace(FULL, images=400, steps=60, measured=40), "full": FULL}
+FULL = Plan(36000, 15500, 200, learning_rate=5e-4, body_rate=0.3, clip_norm=1.0, restarts=(9000,))
+PLANS = {"short": replace(FULL, images=400, steps=60, measured=40, restarts=()), "full": FULL}
 QUERIES = 25  # the scenes hold at most 5 objects
 
 

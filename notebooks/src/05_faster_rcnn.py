@@ -1,5 +1,7 @@
 # ---
 # jupyter:
+#   jupytext:
+#     formats: ipynb,src//py:percent
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -15,7 +17,7 @@
 #
 # You build it here: anchors, which of them learn what, the loss, the proposals. And you take it apart again: what is each part worth?
 #
-# *Everything runs offline on a laptop; the whole notebook takes about 60 seconds. Run the cells from top to bottom.*
+# *Everything runs offline on a laptop; the whole notebook takes about 40 seconds. Run the cells from top to bottom.*
 
 # %%
 import torch
@@ -643,7 +645,6 @@ def outputs_mistake_1(k):
 
 check(outputs_mistake_1, lambda k: [2 * k, 4 * k], [(1,), (9,)])
 
-
 # %% [markdown]
 # *"$N_{reg}$ is the number of anchors, and the two terms are simply added."* With a map of 60 × 40 cells and 9 anchors at each, what are the weights of one anchor in the two sums of the paper, $1 / N_{cls}$ and $\lambda / N_{reg}$?
 
@@ -654,7 +655,6 @@ def weights_mistake_2(rows, columns, k):
 
 
 check(weights_mistake_2, lambda rows, columns, k: torch.tensor([1 / 256, 10 / (rows * columns)]), [(60, 40, 9), (20, 20, 12)])
-
 
 # %% [markdown]
 # *"Proposals that reach beyond the image are removed."* Two rules are mixed up: in training, the paper ignores *anchors* that cross the border (with them training did not converge); at test, *proposals* are cut at it.
@@ -668,7 +668,6 @@ def border_mistake_3(boxes, size):
 
 check(border_mistake_3, clip_boxes_to_image, [(torch.tensor([[5.0, 5, 20, 20]]), (100, 100)), (torch.tensor([[-8.0, 40, 30, 120]]), (100, 100))])
 
-
 # %% [markdown]
 # *"About 250 anchors are sampled, half of them positive."* How many of each, if a picture has so many of both?
 
@@ -680,7 +679,6 @@ def sample_mistake_4(positives, negatives):
 
 check(sample_mistake_4, lambda p, n: [min(p, 128), min(n, 256 - min(p, 128))], [(500, 9000), (17, 9000)])
 
-
 # %% [markdown]
 # *"An anchor is positive if its IoU with an object is above 0.7."* What is forgotten?
 
@@ -691,7 +689,6 @@ def positives_mistake_5(iou):
 
 
 check(positives_mistake_5, lambda iou: match_boxes(iou, 0.7, 0.3, True) >= 0, [(torch.tensor([[0.9, 0.2]]),), (torch.tensor([[0.9, 0.2], [0.1, 0.5]]),)])
-
 
 # %% [markdown]
 # *"The total loss of Mask R-CNN is L_RPN + L_Faster + L_mask."* Faster R-CNN's loss already holds the RPN's:
@@ -705,7 +702,6 @@ def total_mistake_6(losses):
 
 made_up = {"loss_objectness": 1.0, "loss_rpn_box_reg": 10.0, "loss_classifier": 100.0, "loss_box_reg": 1000.0}
 check(total_mistake_6, lambda losses: sum(losses.values()), [(made_up,)])
-
 
 # %% [markdown]
 # *"Faster R-CNN was proposed by Ross Girshick"*, *"the first step makes 1000 to 2000 proposals with Selective Search"*. First author is Shaoqing Ren, and there is no Selective Search any more; the second sentence was copied from Fast R-CNN. (Nothing to run.)
@@ -727,7 +723,6 @@ def receptive_field_solved(layers):
 
 
 check(receptive_field, receptive_field_solved, [([(3, 1), (3, 1)],), ([(7, 2), (3, 2), (3, 1)],)])
-
 
 # %% [markdown]
 # **2.** The share of anchors (N, 4) that lie inside a picture of (height, width):

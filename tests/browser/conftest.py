@@ -141,6 +141,14 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
         server.wait(timeout=30)
 
 
+@pytest.fixture(scope="module")
+def widgets(lab: Lab, request) -> Iterator[Lab]:
+    """JupyterLab with a notebook of a test file's CELLS, run; nothing may have been complained of at the end."""
+    lab.run_cells(request.module.__name__, request.module.CELLS)
+    yield lab
+    lab.refuse_complaints()
+
+
 def _clear(path: Path) -> None:
     """Removes stored outputs and numbers: what the test then sees was made in this browser."""
     notebook = nbformat.read(path, as_version=4)

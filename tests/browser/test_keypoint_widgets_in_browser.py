@@ -22,13 +22,6 @@ triplets
 """]
 
 
-@pytest.fixture(scope="module")
-def widgets(lab):
-    lab.run_cells("keypoint_widgets", CELLS)
-    yield lab
-    lab.refuse_complaints()
-
-
 def test_looks_follow_the_chosen_cell(widgets):
     widget = widgets.widget("pooling")
     say, lines = widget.locator("p.dl-say"), widget.locator("[data-line]")

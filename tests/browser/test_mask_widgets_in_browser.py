@@ -21,13 +21,6 @@ paste
 """]
 
 
-@pytest.fixture(scope="module")
-def widgets(lab):
-    lab.run_cells("mask_widgets", CELLS)
-    yield lab
-    lab.refuse_complaints()
-
-
 def test_a_region_moves_by_fractions_of_a_cell(widgets):
     widget = widgets.widget("roi")
     say = widget.locator("p.dl-say")

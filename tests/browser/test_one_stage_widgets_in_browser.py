@@ -20,13 +20,6 @@ places
 """]
 
 
-@pytest.fixture(scope="module")
-def widgets(lab):
-    lab.run_cells("one_stage_widgets", CELLS)
-    yield lab
-    lab.refuse_complaints()
-
-
 def test_focus_takes_the_loss_from_easy_background(widgets):
     widget = widgets.widget("focal")
     share = widget.locator('[data-value="loss-0"]')

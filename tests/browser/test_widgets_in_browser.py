@@ -71,13 +71,6 @@ pyramid
 """]
 
 
-@pytest.fixture(scope="module")
-def widgets(lab):
-    lab.run_cells("widgets", CELLS)
-    yield lab
-    lab.refuse_complaints()
-
-
 def number(widget, name):
     return float(widget.locator(f'[data-value="{name}"]').first.inner_text())
 

@@ -170,6 +170,9 @@ def test_on_photographs_a_detector_goes_on_from_its_own_lesson(tmp_path, monkeyp
     finished = zoo.load("fpn", "lesson").state_dict()
     assert torch.equal(model.state_dict()["rpn.conv.weight"], finished["rpn.conv.weight"])
     assert model.box_head.num_classes == 4  # red cells, white cells, platelets
+    monkeypatch.setattr(detection_training, "CHECKPOINTS", tmp_path / "none")
+    fpn.train(dataset="bccd", profile="full", device="cpu", folder=tmp_path)
+    assert json.loads((tmp_path / "fpn.json").read_text())["begins_with"] == "small_resnet"
 
 
 # --- what is shipped ---------------------------------------------------------------------------------------------

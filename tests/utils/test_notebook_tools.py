@@ -13,6 +13,7 @@ from utils import notebooks
 from utils.setup import check_packages, peak_gigabytes, setup
 from utils.source import source_markdown
 
+TEXTS = notebooks.NOTEBOOKS / "src"
 HEADER = "# ---\n# jupyter:\n#   kernelspec:\n#     name: python3\n#     display_name: p\n#     language: python\n# ---\n\n"
 SECTIONS = "\n".join(f"# %% [markdown]\n# ## {i} {heading}\n" for i, heading in enumerate(notebooks.HEADINGS))
 GOOD = HEADER + SECTIONS + """
@@ -49,6 +50,21 @@ def test_build_executes_and_repeats_to_the_byte(folder):
     assert (folder / "01_x.ipynb").read_bytes() == first
     assert notebooks.check("01_x") == []
     assert notebooks.main(["check", "01_x"]) == 0
+
+
+def test_a_change_made_in_the_notebook_is_all_that_changes_in_the_text(folder):
+    """Header, blank lines and the other cells of a real lesson stay as they are."""
+    text, sentence = (TEXTS / "05_faster_rcnn.py").read_text(), "Run the cells from top to bottom."
+    write(folder, text, execute=False)
+    notebooks.sync("01_x")
+    assert (folder / "src" / "01_x.py").read_text() == text
+    path = folder / "01_x.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    cell = next(cell for cell in notebook.cells if sentence in cell.source)
+    cell["source"] = cell.source.replace(sentence, "Run them.")
+    nbformat.write(notebook, path)
+    notebooks.sync("01_x")
+    assert (folder / "src" / "01_x.py").read_text() == text.replace(sentence, "Run them.")
 
 
 def test_a_failing_cell_leaves_the_old_notebook(folder):

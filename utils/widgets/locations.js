@@ -6,24 +6,9 @@ function render({ model, el }) {
   const size = view.get("size"), [width, height] = size, unit = Math.max(width, height) / 100;
   const canvas = photograph(picture, view);
   const layer = clipped(canvas, view);
-  const aim = svg("g", { "data-aim": "", tabindex: 0, role: "group", "aria-label": "The chosen pixel. Arrow keys move it, Shift makes bigger steps." }, canvas);
+  const aim = aimable(canvas, view, "The chosen pixel", ({ x, y }) => choose(x, y), (dx, dy) => choose(view.get("pixel")[0] + dx, view.get("pixel")[1] + dy));
   const ring = svg("circle", { class: "dl-ring", r: 3 * unit }, aim);
   const mark = svg("circle", { class: "dl-frame", r: 3 * unit, fill: "none", stroke: COLOURS.yellow }, aim);
-  const ground = svg("rect", { "data-ground": "", x: 0, y: 0, width, height, fill: "#000", "fill-opacity": 0, style: "cursor: crosshair" });
-  canvas.insertBefore(ground, aim);
-  ground.addEventListener("click", (event) => {
-    const place = new DOMPoint(event.clientX, event.clientY).matrixTransform(canvas.getScreenCTM().inverse());
-    choose(place.x, place.y);
-    aim.focus();
-  });
-  aim.addEventListener("keydown", (event) => {
-    const step = event.shiftKey ? 8 : 1, [x, y] = view.get("pixel");
-    const by = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }[event.key];
-    if (!by) return;
-    event.preventDefault();
-    event.stopPropagation(); // JupyterLab would scroll or change cells
-    choose(x + by[0], y + by[1]);
-  });
   html("p", { class: "dl-hint" }, picture, "Click a pixel, or Tab to the ring and use the arrow keys. Dots: points that learn the object of that colour, larger on coarser levels. Red crosses: points in two boxes at once. White specks: background. Yellow: l, t, r, b.");
 
   choice(html("div", { class: "dl-row" }, panel), view, "draw", "points of", ["all levels", ...view.get("levels")].map((name) => [name, name]));
