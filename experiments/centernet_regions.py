@@ -1,7 +1,7 @@
 """What the centres are good for: one detector's boxes with corners alone, with centres, and with true centres.
 
 The shipped detector of lesson 10 on scenes that it has never seen; a seed draws other scenes, nothing is trained. All
-conditions see the same maps (CenterNet, tables 4 and 5). The paper's central region is a third of small boxes and a
+conditions see the same maps (CenterNet, section 4). The paper's central region is a third of small boxes and a
 fifth of large ones; here both are also tried for boxes of every size. A box is right where it has IoU 0.5 or more with
 an object of its class; small means an area below 32 x 32 pixels, of the box or of the object.
 """
