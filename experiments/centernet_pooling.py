@@ -1,4 +1,4 @@
-"""What corner pooling is good for: CornerNet trained briefly with it, with cascades, and without (CornerNet's ablation).
+"""What corner pooling is good for: CornerNet trained briefly with it, with cascades, and without (its ablation).
 
 The paper: 36.5 AP without corner pooling, 38.4 with it. The same network each time, with the same number of weights
 without pooling and with corner pooling; cascades have three more convolutions for each corner. Short trainings find

@@ -107,7 +107,9 @@ class AttentionExplorer(LessonWidget):
 
     def _maps(self, kind: str, source: Sequence[int]) -> dict[str, Tensor]:
         """The weights (h, w) of the mean and of each head, from one cell or query, in the present layer."""
-        weights = self._tables[kind][self.layer - 1][(slice(None), *source)]
+        weights = self._tables[kind][self.layer - 1]
+        for place in source:
+            weights = weights[:, place]
         return dict(zip(self.heads, [weights.mean(dim=0), *weights], strict=True))
 
     def row(self) -> Tensor:
