@@ -182,11 +182,12 @@ def _start_server(home: Path, folder: Path, port: int, token: str) -> subprocess
                f"--ServerApp.root_dir={folder}"]
     log = (home / "server.log").open("w")
     server = subprocess.Popen(command, env={**os.environ, **folders}, stdout=log, stderr=log)
-    for _ in range(240):
+    for _ in range(1200):  # a busy machine takes minutes
         assert server.poll() is None, (home / "server.log").read_text()[-2000:]
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=2)
             return server
         except OSError:
             time.sleep(0.25)
+    server.terminate()  # or it would outlive the test
     raise AssertionError((home / "server.log").read_text()[-2000:])
