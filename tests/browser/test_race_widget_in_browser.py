@@ -20,13 +20,6 @@ race
 """]
 
 
-@pytest.fixture(scope="module")
-def widgets(lab):
-    lab.run_cells("race_widget", CELLS)
-    yield lab
-    lab.refuse_complaints()
-
-
 def test_detectors_are_walked_through_and_axes_chosen(widgets):
     widget = widgets.widget("race")
     say = widget.locator(".dl-say")
@@ -49,6 +42,6 @@ def test_detectors_are_walked_through_and_axes_chosen(widgets):
     assert wait_for_change(widgets, lambda: widget.locator('[data-runner="first"]').bounding_box(), place) != place
     assert widget.locator('[data-label="x"]').text_content() == "AP50"
     told = say.inner_text()
-    widget.get_by_label("detector").select_option("second")
+    widget.get_by_label("detector", exact=True).select_option("second")
     wait_for_change(widgets, say.inner_text, told)
     widgets.screenshot("widget_race")
