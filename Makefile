@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 p
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 
 # in this order: most begin with the body, the mask and keypoint detectors with fpn
-LESSONS = rcnn small_resnet sppnet fast_rcnn faster_rcnn fpn mask_rcnn keypoint_rcnn retinanet fcos centernet
+LESSONS = rcnn small_resnet sppnet fast_rcnn faster_rcnn fpn mask_rcnn keypoint_rcnn retinanet fcos centernet detr
 
 .PHONY: lab test test-unit test-notebooks test-browser lint notebooks checkpoints data benchmarks mutants chromium clean help
 
