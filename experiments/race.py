@@ -27,7 +27,7 @@ from lessons.error_breakdown import error_breakdown
 from lessons.evaluation import evaluate, evaluation_mode
 from lessons.metrics import CocoMetrics
 
-MEASURED = "Every shipped detector on the same scenes: accuracy, errors and cost."
+RECORD = "Every shipped detector on the same scenes: accuracy, errors and cost."
 SPLITS = ("val", "val_unknown")  # known and unknown objects
 REFERENCE = "faster_rcnn"  # whose time is one
 SCENES, GROUPS, CLOCKED = 200, 10, 12  # of each split; of scenes to leave out; scenes that are timed
@@ -244,7 +244,7 @@ def _file(name: str) -> Path:
 
 
 def _begin(fresh: bool, folder: Path, scenes: int) -> Row:
-    new = {"name": "race", "measured": MEASURED, "command": command_line(), "torch": torch.__version__,
+    new = {"name": "race", "measured": RECORD, "command": command_line(), "torch": torch.__version__,
            "machine": f"one thread of a processor ({platform.machine()})", "scenes": scenes,
            "data": {split: data_hash(Scenes(split, scenes)) for split in SPLITS}, "detectors": {}}
     try:

@@ -6,7 +6,7 @@ An experiment is a module of this package with
     verdict(per_seed)            {statement: whether it holds} from the results of all seeds
     PRE_TRAINED                  the checkpoint with which trainings begin, if it is not R-CNN's pre-trained CNN
 A measurement has no seeds; it is a module with
-    MEASURED                     one sentence, what is in its record
+    RECORD                       one sentence, what is in its record
     conduct(fresh=False)         brings data/results/NAME.json up to date
 """
 
@@ -38,7 +38,7 @@ def known_experiments() -> list[str]:
 
 def known_measurements() -> list[str]:
     """The names of all measurements."""
-    return _modules_with("MEASURED")
+    return _modules_with("RECORD")
 
 
 def _modules_with(constant: str) -> list[str]:
