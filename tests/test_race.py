@@ -10,7 +10,7 @@ from torch import nn
 
 from experiments import race, race_table
 from experiments.__main__ import main
-from experiments.record import load_result
+from experiments.record import checkpoint_hash, load_result
 from lessons import zoo
 from lessons.checkpoints import save_checkpoint
 from lessons.data.scenes import Scenes
@@ -217,3 +217,17 @@ def test_the_command(course, tmp_path, monkeypatch):
     monkeypatch.setattr(race.conduct, "__defaults__", (False, tmp_path, 2))
     main(["race"])
     assert json.loads((tmp_path / "race.json").read_text())["scenes"] == 2
+
+
+def test_the_stored_record_is_of_the_shipped_detectors():
+    record = load_result("race")
+    assert record["command"] == "python -m experiments race"
+    assert list(record["detectors"]) == zoo.shipped_detectors()
+    for name, row in record["detectors"].items():
+        card = json.loads((zoo.CHECKPOINTS / f"{name}.json").read_text())
+        assert row["checkpoint"] == checkpoint_hash(zoo.CHECKPOINTS / f"{name}.safetensors")
+        for split in race.SPLITS:  # the card's weights had not been rounded to half precision
+            assert row[split]["AP"] == pytest.approx(card["metrics"][split]["AP"], abs=0.005)
+            assert row[split]["AP50"] == pytest.approx(card["metrics"][split]["AP50"], abs=0.01)
+    fresh = race._begin(True, race.RESULTS, race.SCENES)
+    assert (record["data"], record["scenes"]) == (fresh["data"], fresh["scenes"])
