@@ -240,7 +240,8 @@ for index, target in enumerate(targets):
         alone = detector.assign(level_squares, target["boxes"][number : number + 1]) >= 0
         winners = answers_here[alone].unique().tolist()
         print(f"scene {index}, a {CLASSES[target['labels'][number]]}: {int(alone.sum())} points fit it; all of them learn {', '.join('a smaller ' + CLASSES[target['labels'][other]] for other in winners)}")
-        assert alone.any() and -1 not in winners
+        assert alone.any()
+        assert -1 not in winners
 
 # %% [markdown]
 # There it is, the quarrel that is not settled: an object stands behind another, all of its points go to the smaller one, and no loss ever asks for it. The rule "the smallest wins" has a price, if a small one.
@@ -448,7 +449,8 @@ for name, row in result["mean"].items():
 for statement, holds in result["verdict"].items():
     print("yes" if holds else "no ", statement)
 assert len(result["seeds"]) >= 3
-assert result["verdict"]["centre-ness raises AP"] and result["verdict"]["it raises AP75"]
+assert result["verdict"]["centre-ness raises AP"]
+assert result["verdict"]["it raises AP75"]
 assert result["verdict"]["the learnt one beats the computed one"]
 
 # %% [markdown]
@@ -526,7 +528,8 @@ for size in (20.0, 80.0):
     right, shifted = torch.tensor([[0, 0, size, size]]), torch.tensor([[0, 0, size, size]]) + size / 10
     costs[size] = 0.5 * (shifted - right).square().sum().item(), generalized_box_iou_loss(shifted, right).item()
     print(f"a box of {size:.0f} px, shifted by a tenth: L2 {costs[size][0]:6.1f}, 1 - GIoU {costs[size][1]:.3f}")
-assert abs(costs[80.0][0] / costs[20.0][0] - 16) < 1e-4 and abs(costs[80.0][1] - costs[20.0][1]) < 1e-6
+assert abs(costs[80.0][0] / costs[20.0][0] - 16) < 1e-4
+assert abs(costs[80.0][1] - costs[20.0][1]) < 1e-6
 
 # %% [markdown]
 # ## 7 Questions answered
