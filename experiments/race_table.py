@@ -30,6 +30,7 @@ ENTRANTS = {
     "detr": Entrant("DETR", 2020, "fpn", "a set at once, without anchors and without NMS"),
 }
 
+
 def number(row: dict[str, Any], key: str) -> float:
     """A number of a detector's row: "AP50", "unknown AP50" for the other split, or a cost as "seconds"."""
     if key in row:
