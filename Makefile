@@ -13,6 +13,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 p
 # in this order: most begin with the body, the mask and keypoint detectors with fpn
 LESSONS = rcnn small_resnet sppnet fast_rcnn faster_rcnn fpn mask_rcnn keypoint_rcnn retinanet fcos centernet detr
 
+# the tests share the machine in so many processes, each of about 3 GB; WORKERS=0: all in one
+WORKERS ?= 2
+
 .PHONY: lab test test-unit test-notebooks test-browser lint notebooks checkpoints data benchmarks mutants chromium clean help
 
 help:
@@ -23,13 +26,13 @@ lab: $(VENV)/.lab
 	cd notebooks && ../$(BIN)/jupyter lab 01_boxes_iou_nms_ap.ipynb
 
 test: $(VENV)/.test chromium lint
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadgroup
 
 test-unit: $(VENV)/.test
-	$(BIN)/python -m pytest tests -m "not notebook and not browser"
+	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadgroup -m "not notebook and not browser"
 
 test-notebooks: $(VENV)/.test
-	$(BIN)/python -m pytest tests -m notebook
+	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadgroup -m notebook
 
 test-browser: $(VENV)/.test chromium
 	$(BIN)/python -m pytest tests -m browser

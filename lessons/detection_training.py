@@ -6,6 +6,7 @@ pre-trained body, the data, the loop, the measuring, the checkpoint and its card
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ class Recipe:
     metrics: what is measured; proposals: how many of Selective Search every training sample carries, for detectors that
     make none of their own; begins_with: the lesson whose finished detector this one extends, otherwise only the body is
     trained before. On photographs a detector begins as the lesson's own, finished on the scenes, if that is shipped.
+    before_step(model, step): what changes in the detector as the training goes on, if anything.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Recipe:
     metrics: Metrics = field(default_factory=lambda: BOXES)
     proposals: int = 0
     begins_with: str | None = None
+    before_step: Callable[[Any, int], None] | None = None
 
     def train(self, dataset: str = "scenes", profile: str = "short", resume: bool = False, device: str | None = None,
               seed: int = 0, folder: str | Path | None = None) -> nn.Module:
@@ -84,7 +87,7 @@ class Recipe:
             start_from_pre_trained(model.backbone.body)  # type: ignore[arg-type, union-attr]
         else:
             start_from_lesson(model, begins_with)
-        trainer = fit(model, data, plan, seed, folder, resume, device)
+        trainer = fit(model, data, plan, seed, folder, resume, device, self.before_step)
         model.to("cpu").eval()
         found = measure(model, dataset, plan.measured, self.transform, self.metrics)
         print(summary(found))
@@ -123,8 +126,8 @@ def start_from_lesson(model: nn.Module, name: str) -> None:
 
 
 def fit(model: nn.Module, data: DetectionDataset, plan: Plan, seed: int = 0, folder: Path | None = None,
-        resume: bool = False, device: str | None = None, callbacks: Sequence[Callback] = (), progress: bool = True
-        ) -> Trainer:
+        resume: bool = False, device: str | None = None, before_step: Callable[[Any, int], None] | None = None,
+        callbacks: Sequence[Callback] = (), progress: bool = True) -> Trainer:
     """The loop that notebooks show: AdamW, a warm-up, then one cosine or more down to 0; long gradients are shortened.
 
     Returns the trainer, which knows the history of the losses and the seconds that it took.
@@ -132,7 +135,8 @@ def fit(model: nn.Module, data: DetectionDataset, plan: Plan, seed: int = 0, fol
     optimizer = torch.optim.AdamW(parameter_groups(model, plan), lr=plan.learning_rate, weight_decay=0.05)
     schedule = cosine(plan.steps, min(100, plan.steps // 4), restarts=plan.restarts)
     trainer = Trainer(model, optimizer, data, batch_size=plan.batch_size, steps=plan.steps, seed=seed,
-                      schedule=schedule, clip_norm=plan.clip_norm, device=device, callbacks=callbacks,
+                      schedule=schedule, clip_norm=plan.clip_norm, device=device,
+                      before_step=before_step and partial(before_step, model), callbacks=callbacks,
                       folder=folder and folder / "training", progress=progress)
     trainer.run(resume)
     return trainer

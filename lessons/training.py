@@ -62,6 +62,7 @@ class Trainer:
     collate: Callable[[list], Any] = collate
     workers: int = 0  # further processes that read samples; they change the speed, not the result
     device: str | torch.device | None = None  # "cpu", "cuda" or "mps"; None: the fastest there is
+    before_step: Callable[[int], None] | None = None  # told of each step, in every process: may change the model
     callbacks: Sequence[Callback] = ()
     progress: bool = True
 
@@ -114,6 +115,8 @@ class Trainer:
         """One step of gradient descent. batch: what the model is called with, (images, targets)."""
         self._seed()
         rate = self._set_learning_rate()
+        if self.before_step:
+            self.before_step(self.done)
 
         losses = self.parallel_model(*move(batch, self.accelerator.device))
         values = self._check_losses(losses)

@@ -157,6 +157,31 @@ def test_callbacks_hear_everything_in_order():
     assert heard == [("start", 0, 2), (0, names, 0.01), (1, names, 0.01), ("end", 2)]
 
 
+def test_before_step_is_told_of_each_step_before_it_is_taken(tmp_path):
+    told, taken = [], []
+
+    class Listener(Callback):
+        def on_step(self, step, losses, lr):
+            taken.append(step)
+            assert told == taken, "each step is announced, then taken"
+
+    def trainer(steps):
+        return make_trainer(steps=steps, schedule=constant(), folder=tmp_path, before_step=told.append,
+                            callbacks=[Listener()])
+
+    def stopping(step):
+        if step == 2:
+            raise KeyboardInterrupt
+        told.append(step)
+
+    interrupted = trainer(4)
+    interrupted.before_step, interrupted.save_every = stopping, 1
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.run()
+    trainer(4).run(resume=True)
+    assert told == taken == [0, 1, 2, 3], "a resumed training goes on announcing where it stopped"
+
+
 def test_progress_bar_shows_loss_and_time_left(capsys):
     make_trainer(progress=True).run()
     out, err = capsys.readouterr()

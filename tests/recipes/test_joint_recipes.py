@@ -70,6 +70,20 @@ def test_an_interrupted_training_resumes_to_the_same(tiny, monkeypatch):
         assert torch.equal(resumed.state_dict()[key], value), key
 
 
+def test_no_object_weighs_more_in_detrs_last_turn(tiny, monkeypatch):
+    """The recipe's own steps, at which the rate is full again, moved into a training of three steps."""
+    from lessons.detectors.detr import DETR
+    from lessons.recipes import detr
+
+    weights = []
+    losses = DETR.losses
+    monkeypatch.setattr(DETR, "losses", lambda model, *given: (weights.append(model.no_object_weight),
+                                                               losses(model, *given))[1])
+    monkeypatch.setattr(detr, "TURNS", (1, 2))
+    detr.train(device="cpu")
+    assert weights == pytest.approx([0.1, 0.1, 0.4])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_built_twice_from_a_seed_is_the_same_and_leaves_the_generator_alone(name):
     build = importlib.import_module(f"lessons.recipes.{name}").build
