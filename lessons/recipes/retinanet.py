@@ -9,7 +9,7 @@ from lessons.images import ImagePreparation
 from lessons.order import seeded
 from lessons.recipes.fpn import CHANNELS
 
-PLANS = {"short": Plan(400, 60, 40), "full": Plan(16000, 2000, 200)}
+PLANS = {"short": Plan(400, 60, 40), "full": Plan(26000, 3200, 200)}
 SIZES = tuple(tuple(size * 2 ** (third / 3) for third in range(3)) for size in (24, 48, 96))  # P3 to P5, pixels
 DEPTH = 2  # convolutions of each tower, four in the paper
 FIRST = 3  # the pyramid's finest level, of stride 8

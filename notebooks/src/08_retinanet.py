@@ -316,7 +316,7 @@ for name, model in (("two stages (06)", zoo.load("fpn", weights="lesson")), ("Re
 # %% [markdown]
 # ## 4 Training
 #
-# One loss of two parts, one network, one loop. The full training (16,000 scenes, 2000 steps; `make checkpoints`) gave the checkpoint of section 0. Here: **40 steps** from the body that was pre-trained on crops. (Expected time: 25 s.)
+# One loss of two parts, one network, one loop. The full training (26,000 scenes, 3200 steps; `make checkpoints`) gave the checkpoint of section 0. Here: **40 steps** from the body that was pre-trained on crops. (Expected time: 25 s.)
 
 # %% tags=["nbval-ignore-output"]
 from lessons.detection_training import Plan, fit, open_for_training
