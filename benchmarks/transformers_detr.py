@@ -82,10 +82,11 @@ def pixel_mask(batch: ImageBatch) -> Tensor:
     return mask
 
 
-def reference_detr(seed: int = 0, num_classes: int = 91, attention: str = "sdpa") -> TransformersDETR:
+def reference_detr(seed: int = 0, num_classes: int = 91, attention: str = "sdpa", sharpness: float = SHARPNESS
+                   ) -> TransformersDETR:
     """transformers' model of the paper's size, alive: normalisation fits pictures, no channel is like another.
 
-    attention: "eager" where the weights are wanted, "sdpa" as it comes.
+    attention: "eager" where the weights are wanted, "sdpa" as it comes; sharpness: of the decoder's looks.
     """
     torch.manual_seed(seed)
     body = ResNetConfig(out_features=["stage4"])
@@ -96,18 +97,18 @@ def reference_detr(seed: int = 0, num_classes: int = 91, attention: str = "sdpa"
     images = photographs([(128, 160), (160, 110), (96, 150)], torch.float32, seed=9)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
-            enliven(name, tensor, generator)
+            enliven(name, tensor, generator, sharpness)
         fit_to(model, ImagePreparation((128,), 1333, divisor=1)(images)[0])
     return model.eval()
 
 
-def enliven(name: str, tensor: Tensor, generator: torch.Generator) -> None:
+def enliven(name: str, tensor: Tensor, generator: torch.Generator, sharpness: float) -> None:
     """Weights that keep the size of what they are given; norms and biases that differ from channel to channel."""
     noise = torch.randn(tensor.shape, generator=generator)
     if "query_position" in name:
         tensor.copy_(noise)
     elif tensor.ndim > 1:
-        sharp = SHARPNESS if "encoder_attn.q_proj" in name or "encoder_attn.k_proj" in name else 1.0
+        sharp = sharpness if "encoder_attn.q_proj" in name or "encoder_attn.k_proj" in name else 1.0
         tensor.copy_(sharp * noise / math.sqrt(tensor[0].numel()))
     elif name.endswith("running_var") or "norm" in name and name.endswith("weight"):
         tensor.copy_(1 + 0.1 * noise)
@@ -141,10 +142,10 @@ def fit_spread(module: nn.Module, given: tuple[Tensor]) -> None:
     module.bias.copy_(factor * (module.bias - found.mean(dim=(0, 1))))
 
 
-def detr_pair(short_side: int, seed: int = 0, num_classes: int = 91, attention: str = "sdpa"
-              ) -> tuple[DETR, TransformersDETR]:
+def detr_pair(short_side: int, seed: int = 0, num_classes: int = 91, attention: str = "sdpa",
+              sharpness: float = SHARPNESS) -> tuple[DETR, TransformersDETR]:
     """Ours and transformers' with the same weights, in evaluation mode, without dropout, for that short side."""
-    theirs = reference_detr(seed, num_classes, attention)
+    theirs = reference_detr(seed, num_classes, attention, sharpness)
     mine = zoo.load("detr_resnet50", theirs.state_dict())
     for module in mine.modules():
         if hasattr(module, "dropout") and isinstance(module.dropout, float):  # of attention weights

@@ -18,6 +18,7 @@ from lessons.detectors.detr import DETR, SetPrediction, in_parts
 from lessons.images import ImageBatch, shape
 from lessons.losses import detr_matching_cost
 from lessons.matching import hungarian_match
+from lessons.recipes import detr
 
 PRE_TRAINED = zoo.CHECKPOINTS / "detr.safetensors"
 FULL, SHORT = Size(400, 100, 100), Size(8, 1, 4)  # steps of 8 scenes
@@ -26,9 +27,10 @@ Answers = tuple[SetPrediction, ImageBatch, Sequence[Sample]]
 
 
 def finished() -> DETR:
-    """The lesson's detector."""
+    """The lesson's detector, which goes on as its training ended: "no object" weighs what it weighed at last."""
     model = zoo.load("detr", "lesson")
     assert isinstance(model, DETR)
+    detr.weigh_no_object(model, detr.FULL.steps - 1)
     return model
 
 

@@ -48,7 +48,7 @@ class Plan:
 
 
 # Real photographs are few and alike, and a detector that knows the scenes has less to learn: minutes on two cores
-PHOTOGRAPHS = {"bccd": Plan(1000, 160, 100), "nuclei": Plan(1000, 40, 100)}
+PHOTOGRAPHS = {"bccd": Plan(1000, 300, 100, batch_size=4), "nuclei": Plan(1000, 270, 100, batch_size=2)}
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,22 @@ def test_every_layer_of_every_picture(precision):
             torch.testing.assert_close(one, other, **close)
 
 
+def test_attention_in_single_precision():
+    """With looks less sharp than the other tests', which magnify rounding, and not yet alike everywhere."""
+    from benchmarks.transformers_detr import detr_pair
+
+    mine, theirs = detr_pair(128, num_classes=11, attention="eager", sharpness=2.0)
+    batch, _ = mine.prepare(photographs(dtype=torch.float32))
+    with torch.no_grad():
+        found, wanted = mine.predict(batch, True), theirs.predict(batch, True)
+    for ours, others in ((found.encoder_attention, wanted.encoder_attention),
+                         (found.decoder_attention, wanted.decoder_attention)):
+        assert len(ours) == len(others) == 6
+        for one, other in zip(ours, others, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
+            assert one.amax(-1).median() > 3 * one.mean()  # more than a mean of all cells
+
+
 def test_every_detection(pair):
     mine, theirs = (model.double() for model in pair)
     images = photographs()
