@@ -16,6 +16,7 @@ from lessons.devices import check_device
 FIRST_BLOCK, BLOCK = 64, 256  # boxes resolved at a time: few at first, since the best boxes delete most of the others
 PAIRS = 2**16  # that are compared at a time: their tables stay in the processor's cache
 FEW = 1000  # up to so many boxes, one pass over all groups is faster than one per group
+SMALL = 100  # boxes of a group that is not worth a pass of its own
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -48,9 +49,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     if len(boxes) <= FEW:
         return _greedy(boxes, scores, idxs, iou_threshold)
     kept = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    for group in idxs.unique():
-        members = torch.where(idxs == group)[0]
-        kept[members[_greedy(boxes[members], scores[members], None, iou_threshold)]] = True
+    for members in _passes(idxs):
+        kept[members[_greedy(boxes[members], scores[members], idxs[members], iou_threshold)]] = True
     indices = torch.where(kept)[0]
     return indices[scores[indices].sort(descending=True).indices]
 
@@ -112,6 +112,15 @@ def matrix_nms(boxes: Tensor, scores: Tensor, sigma: float = 0.5, score_threshol
     ranking = decayed.argsort(descending=True, stable=True)
     ranking = ranking[decayed[ranking] >= score_threshold]
     return order[ranking], decayed[ranking]
+
+
+def _passes(idxs: Tensor) -> list[Tensor]:
+    """Indices of the boxes to be thinned out together: small groups until they are FEW boxes, large ones each alone."""
+    _, group, sizes = idxs.unique(return_inverse=True, return_counts=True)
+    alone = -1 - torch.arange(len(sizes), device=idxs.device)
+    small = sizes <= SMALL
+    number = torch.where(small, (sizes * small).cumsum(0) // FEW, alone)
+    return [torch.where(number[group] == one)[0] for one in number.unique()]
 
 
 def _greedy(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou_threshold: float) -> Tensor:

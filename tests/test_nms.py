@@ -237,3 +237,18 @@ def test_empty_boxes_need_no_groups_as_in_torchvision(shape):
 def test_cuda():
     boxes, scores = clustered(2000)
     assert torch.equal(nms(boxes.cuda(), scores.cuda(), 0.5).cpu(), nms(boxes, scores, 0.5))
+
+
+@pytest.mark.parametrize("sizes", [[1] * 1100, [100] * 15, [101] * 15, [1500, 1, 700] + [3] * 300, [2500]])
+def test_large_and_small_groups_are_thinned_out_each_by_itself(sizes):
+    """More boxes than one pass takes: small groups share one, large ones have their own."""
+    generator = torch.Generator().manual_seed(len(sizes))
+    idxs = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    idxs = 7 * idxs[torch.randperm(len(idxs), generator=generator)] - 5
+    corners = 60 * torch.rand(len(idxs), 2, generator=generator) - 30
+    boxes = torch.cat([corners, corners + 40 * torch.rand(len(idxs), 2, generator=generator)], dim=1)
+    scores = torch.rand(len(idxs), generator=generator)
+    found = batched_nms(boxes, scores, idxs, 0.5)
+    kept = torch.cat([members[reference.nms(boxes[members], scores[members], 0.5)]
+                      for members in (torch.where(idxs == one)[0] for one in idxs.unique())])
+    assert torch.equal(found, kept[scores[kept].argsort(descending=True)])
