@@ -26,13 +26,13 @@ lab: $(VENV)/.lab
 	cd notebooks && ../$(BIN)/jupyter lab 01_boxes_iou_nms_ap.ipynb
 
 test: $(VENV)/.test chromium lint
-	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest tests -n $(WORKERS)
 
 test-unit: $(VENV)/.test
-	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadgroup -m "not notebook and not browser"
+	$(BIN)/python -m pytest tests -n $(WORKERS) -m "not notebook and not browser"
 
 test-notebooks: $(VENV)/.test
-	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadgroup -m notebook
+	$(BIN)/python -m pytest tests -n $(WORKERS) -m notebook
 
 test-browser: $(VENV)/.test chromium
 	$(BIN)/python -m pytest tests -m browser

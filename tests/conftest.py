@@ -10,9 +10,17 @@ if WORKERS:
 import pytest  # noqa: E402
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
     """Tests of one file go to one process, where they share what is slow to make; the browser's to one, as they share
     a JupyterLab; and every notebook goes to whichever process is free."""
-    for item in items:
-        group = item.nodeid if item.get_closest_marker("notebook") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group("browser" if item.get_closest_marker("browser") else group))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            if file.endswith("test_notebooks.py"):
+                return nodeid
+            return "browser" if "/browser/" in file else file
+
+    return ByFile(config, log)
