@@ -528,7 +528,7 @@ for number, found_by_it in enumerate(by_layer(detector, forty), start=1):
     print(f"layer {number}: AP {row['AP without NMS']:.3f} without NMS, {row['AP with NMS']:.3f} with; {row['boxes per object without NMS']:.2f} sure boxes for each object that is found")
 
 # %% [markdown]
-# After one layer the queries have not yet heard of each other (section 3.6), so two may claim the same object. From the second on they *can* agree, and in the paper's DETR they do: what a hand-made rule did before, attention has learned. In ours only in part: in the scene above the doubles vanish from layer to layer, but over many scenes hardly. Section 6 counts on more of them.
+# After one layer the queries have not yet heard of each other (section 3.6), so two may claim the same object. From the second on they *can* agree, and in the paper's DETR they do: what a hand-made rule did before, attention has learned. In ours only in part: in the scene above (chosen as one where it goes well) the last layer leaves no doubles, though the second had made new ones; over many scenes their number hardly falls. Section 6 counts.
 #
 # ### 3.10 What is each query in charge of?
 #
@@ -667,7 +667,7 @@ assert result["verdict"]["Faster R-CNN without NMS loses a quarter of its AP or 
 # after one layer and not much less after three. NMS takes those away, and with them boxes that were better placed; AP50, which does not mind the placing, would gain 0.04 after every layer. So its self-attention has only begun to keep queries off each other's objects. What the paper shows is what a *long* training makes of the set loss; the loss
 # alone does not do it. (After 15,500 steps it was 2.1 boxes. The last turn was longer, and in it "no object" weighed four times as much. We cannot say which of the two did more; what the weight does to the scores is exercise 4.)
 #
-# **Claim 2** (section 4.2, tables 2 and 3): *without encoder, and without spatial encodings, much is lost*. The paper trains each variant from nothing, for days. Ours would take more than an hour *each*, so this is another, weaker experiment, and you should know which: the **finished** detector loses a part, then what is left gets 100 more steps to adapt, at a falling rate; a
+# **Claim 2** (section 4.2, tables 2 and 3): *without encoder, and without spatial encodings, much is lost*. The paper trains each variant from nothing, for days. Ours would take hours *each*, so this is another, weaker experiment, and you should know which: the **finished** detector loses a part, then what is left gets 100 more steps to adapt, at a falling rate; a
 # control gets the same steps with nothing taken. It says how much *hangs on* the part, not how far one would come without it. Three seeds, `python -m experiments detr_parts`:
 
 # %%
