@@ -20,9 +20,10 @@ from lessons.data.catalogue import open_dataset
 from lessons.data.proposed import WithProposals
 from lessons.data.sample import DetectionDataset
 from lessons.data.scenes import Scenes
-from lessons.data.transforms import Compose, RandomMirror, Resize, Transform
+from lessons.data.transforms import Compose, RandomMirror, RandomUpsideDown, Resize, Transform
 from lessons.evaluation import evaluate
 from lessons.metrics import CocoMetrics
+from lessons.plans import PHOTOGRAPHS, Plan, side_of
 from lessons.recipes.small_resnet import start_from_pre_trained
 from lessons.schedules import cosine
 from lessons.training import Trainer
@@ -30,25 +31,6 @@ from lessons.zoo import CHECKPOINTS, load
 
 Metrics = Mapping[str, Callable[[], Any]]  # what is measured, and what makes the object that measures it
 BOXES: Metrics = {"boxes": CocoMetrics}
-SIDES = {"scenes": 160, "nuclei": 256}  # the short side, in pixels, at which a set is looked at; 240 for others
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much of everything a profile takes."""
-
-    images: int  # different pictures; a set that has fewer gives all it has
-    steps: int
-    measured: int  # pictures of each validation split
-    batch_size: int = 8
-    learning_rate: float = 1e-3
-    body_rate: float = 1.0  # the pre-trained body's learning rate, in parts of the others'
-    clip_norm: float = 5.0  # the longest gradient that is followed
-    restarts: tuple[int, ...] = ()  # steps at which the learning rate is full again
-
-
-# Real photographs are few and alike, and a detector that knows the scenes has less to learn: minutes on two cores
-PHOTOGRAPHS = {"bccd": Plan(1000, 300, 100, batch_size=4), "nuclei": Plan(1000, 270, 100, batch_size=2)}
 
 
 @dataclass(frozen=True)
@@ -80,7 +62,7 @@ class Recipe:
         """
         folder, plan = None if folder is None else Path(folder), self.plan(dataset, profile)
         data = self.open(dataset, plan, folder if resume else None)
-        model = self.build(num_classes=len(data.classes), seed=seed, side=side_of(dataset))
+        model = self.build_for(dataset, len(data.classes), seed)
         is_finished = (CHECKPOINTS / f"{self.name}.safetensors").is_file()
         begins_with = self.name if dataset in PHOTOGRAPHS and is_finished else self.begins_with
         if begins_with is None:
@@ -101,9 +83,20 @@ class Recipe:
                 save_checkpoint(place / f"{self.name}.safetensors", model.state_dict(), card, torch.float16)
         return model
 
+    def build_for(self, dataset: str, num_classes: int, seed: int = 0) -> nn.Module:
+        """The untrained detector as a data set needs it; a checkpoint of a training on photographs fits only this one.
+
+        num_classes counts the background.
+        """
+        model = self.build(num_classes=num_classes, seed=seed, side=side_of(dataset))
+        if dataset in PHOTOGRAPHS:
+            PHOTOGRAPHS[dataset].adapt(model)
+        return model
+
     def plan(self, dataset: str, profile: str) -> Plan:
         """How much of everything: the profile's, and in full on photographs what those need."""
-        return PHOTOGRAPHS.get(dataset, self.plans[profile]) if profile == "full" else self.plans[profile]
+        is_real = dataset in PHOTOGRAPHS and profile == "full"
+        return PHOTOGRAPHS[dataset].plan if is_real else self.plans[profile]
 
     def open(self, dataset: str, plan: Plan, folder: Path | None = None) -> DetectionDataset:
         """The training split, with proposals if the detector needs them; `folder` keeps those."""
@@ -156,8 +149,14 @@ def parameter_groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
 def open_for_training(dataset: str, images: int, transform: Transform | None = None) -> DetectionDataset:
     """The training split at the lessons' size: scenes as many as wanted, other sets at most all; mirrored at random."""
     data: DetectionDataset = Scenes("train", length=images) if dataset == "scenes" else open_dataset(dataset, "train")
-    data.transform = Compose([*_transforms(dataset), RandomMirror(), *([transform] if transform else [])])
+    data.transform = Compose([*_transforms(dataset), random_mirrors(dataset), *([transform] if transform else [])])
     return data
+
+
+def random_mirrors(dataset: str) -> Transform:
+    """What may happen to a training sample: it is mirrored, and turned upside down where a set allows it."""
+    turned = dataset in PHOTOGRAPHS and PHOTOGRAPHS[dataset].upside_down
+    return Compose([RandomMirror(), RandomUpsideDown()]) if turned else RandomMirror()
 
 
 def open_with_proposals(dataset: str, images: int, count: int, file: Path | None = None) -> WithProposals:
@@ -168,7 +167,7 @@ def open_with_proposals(dataset: str, images: int, count: int, file: Path | None
     data = open_for_training(dataset, images)
     data.transform = Compose(_transforms(dataset))
     found = WithProposals(data, min(images, len(data)), count).prepare(file)
-    found.transform = RandomMirror()
+    found.transform = random_mirrors(dataset)
     return found
 
 
@@ -181,11 +180,6 @@ def open_for_measuring(dataset: str, split: str, transform: Transform | None = N
 
 def _transforms(dataset: str) -> list[Transform]:
     return [] if dataset == "scenes" else [Resize(side_of(dataset))]
-
-
-def side_of(dataset: str) -> int:
-    """The short side, in pixels, at which the lessons look at a data set."""
-    return SIDES.get(dataset, 240)
 
 
 def measure(model: nn.Module, dataset: str, images: int, transform: Transform | None = None,

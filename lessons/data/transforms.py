@@ -118,14 +118,43 @@ class RandomMirror:
 
     def __init__(self, probability: float = 0.5, seed: int | None = None, mirrored: Sequence[int] = COCO_MIRRORED
                  ) -> None:
-        if not 0 <= probability <= 1:
-            raise ValueError(f"probability {probability} is not between 0 and 1.")
+        _check_probability(probability)
         self.probability, self.seed, self.mirrored = probability, seed, mirrored
 
     def __call__(self, image: Tensor, target: Target) -> Sample:
         with _drawing(self.seed, "mirror", target):
             draw = torch.rand(()).item()
         return mirror(image, target, self.mirrored) if draw < self.probability else (image, target)
+
+
+def upside_down(image: Tensor, target: Target) -> Sample:
+    """The sample with its top at the bottom, as a microscope may show it just as well: y becomes H - y."""
+    height = image.shape[-2]
+    target = dict(target)
+    for key in BOXES:
+        if key in target:
+            x1, y1, x2, y2 = target[key].unbind(1)
+            target[key] = torch.stack([x1, height - y2, x2, height - y1], dim=1)
+    for key in MAPS:
+        if key in target:
+            target[key] = target[key].flip(-2)
+    if "keypoints" in target:
+        x, y, seen = target["keypoints"].unbind(-1)
+        target["keypoints"] = torch.stack([x, torch.where(seen > 0, height - y, y), seen], dim=-1)
+    return image.flip(-2), target
+
+
+class RandomUpsideDown:
+    """Turns a share `probability` of the samples upside down; `seed` as at the top of this file."""
+
+    def __init__(self, probability: float = 0.5, seed: int | None = None) -> None:
+        _check_probability(probability)
+        self.probability, self.seed = probability, seed
+
+    def __call__(self, image: Tensor, target: Target) -> Sample:
+        with _drawing(self.seed, "upside down", target):
+            draw = torch.rand(()).item()
+        return upside_down(image, target) if draw < self.probability else (image, target)
 
 
 def extreme_points(image: Tensor, target: Target) -> Sample:
@@ -167,6 +196,11 @@ class ColourJitter:
     def __call__(self, image: Tensor, target: Target) -> Sample:
         with _drawing(self.seed, "colour", target):
             return self.jitter(image).clamp(0, 1), target
+
+
+def _check_probability(probability: float) -> None:
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability {probability} is not between 0 and 1.")
 
 
 @contextmanager

@@ -15,10 +15,11 @@ import torch
 from lessons.backbones.resnet import LastStage, small_resnet
 from lessons.checkpoints import data_hash, save_checkpoint
 from lessons.data.scenes import CLASSES
-from lessons.detection_training import measure, open_with_proposals, side_of, summary
+from lessons.detection_training import measure, open_with_proposals, summary
 from lessons.detectors.sppnet import SPPNet
 from lessons.images import ImagePreparation
 from lessons.order import seeded
+from lessons.plans import side_of
 from lessons.recipes.rcnn import fine_tune, fit
 from lessons.recipes.small_resnet import start_from_pre_trained
 from lessons.zoo import CHECKPOINTS

@@ -9,7 +9,17 @@ from torch.utils.data import DataLoader
 from lessons.data import open_dataset
 from lessons.data.sample import collate
 from lessons.data.scenes import compose_scene
-from lessons.data.transforms import COCO_MIRRORED, ColourJitter, Compose, RandomMirror, Resize, extreme_points, mirror
+from lessons.data.transforms import (
+    COCO_MIRRORED,
+    ColourJitter,
+    Compose,
+    RandomMirror,
+    RandomUpsideDown,
+    Resize,
+    extreme_points,
+    mirror,
+    upside_down,
+)
 from lessons.order import SampleStream
 
 
@@ -19,9 +29,12 @@ def sample():
                             "semantic": target["semantic"][:120], "panoptic": target["panoptic"][:120]}
 
 
-def test_mirroring_twice_changes_nothing():
+@pytest.mark.parametrize("turned", [mirror, upside_down])
+def test_mirroring_twice_changes_nothing(turned):
     image, target = sample()
-    again, back = mirror(*mirror(image, target))
+    other, _ = turned(image, target)
+    again, back = turned(*turned(image, target))
+    assert not torch.equal(other, image)
     assert torch.equal(again, image)
     for key in ("boxes", "masks", "semantic", "panoptic", "labels"):
         assert torch.equal(back[key], target[key])
@@ -29,7 +42,7 @@ def test_mirroring_twice_changes_nothing():
 
 def test_boxes_follow_their_masks():
     image, target = compose_scene("val", 3)
-    for changed, new in (mirror(image, target), Resize((320, 320))(image, target)):
+    for changed, new in (mirror(image, target), upside_down(image, target), Resize((320, 320))(image, target)):
         assert changed.shape[-2:] == new["masks"].shape[-2:]
         for box, mask in zip(new["boxes"], new["masks"], strict=True):
             rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
@@ -46,6 +59,15 @@ def test_a_left_hand_becomes_a_right_one():
     assert new[0, 0].tolist() == [0, 0, 0]
     assert new[0, 9, 0] == 100 - points[0, 10, 0]  # wrists change places
     assert [COCO_MIRRORED[i] for i in COCO_MIRRORED] == list(range(17))
+
+
+def test_upside_down_a_left_hand_is_still_a_left_one():
+    points = torch.tensor([[[3.0, 4, 2], [0, 0, 0], [10, 9, 1]]])
+    target = {"boxes": torch.tensor([[1.0, 2, 9, 8]]), "keypoints": points, "proposals": torch.tensor([[0.0, 0, 5, 1]])}
+    new = upside_down(torch.zeros(3, 10, 20), target)[1]
+    assert new["keypoints"].tolist() == [[[3, 6, 2], [0, 0, 0], [10, 1, 1]]]
+    assert new["boxes"].tolist() == [[1, 2, 9, 8]]
+    assert new["proposals"].tolist() == [[0, 9, 5, 10]]
 
 
 @pytest.mark.parametrize(("size", "longest", "expected"), [(60, None, (60, 80)), (600, 400, (300, 400)), ((50, 70), None, (50, 70))])
@@ -69,10 +91,18 @@ def test_samples_repeat_and_the_global_generator_is_left_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_about_half_are_mirrored():
+@pytest.mark.parametrize("random", [RandomMirror, RandomUpsideDown])
+def test_about_half_are_mirrored(random):
     image, target = sample()
-    mirrored = sum(not torch.equal(RandomMirror(0.5, seed=3)(image, {**target, "image_id": i})[0], image) for i in range(200))
+    mirrored = sum(not torch.equal(random(0.5, seed=3)(image, {**target, "image_id": i})[0], image) for i in range(200))
     assert 70 < mirrored < 130
+
+
+def test_mirrored_and_upside_down_are_drawn_apart():
+    image, target = sample()
+    both = [tuple(not torch.equal(random(0.5, seed=3)(image, {**target, "image_id": i})[0], image)
+                  for random in (RandomMirror, RandomUpsideDown)) for i in range(80)]
+    assert set(both) == {(False, False), (False, True), (True, False), (True, True)}
 
 
 def keypoint_target(points):
@@ -109,7 +139,7 @@ def test_maps_of_ids_are_resized_without_mixing():
 
 def test_a_picture_without_objects():
     target = keypoint_target(torch.zeros(0, 17, 3))
-    for transform in (Resize((20, 60)), RandomMirror(1), ColourJitter()):
+    for transform in (Resize((20, 60)), RandomMirror(1), RandomUpsideDown(1), ColourJitter()):
         image, new = transform(torch.zeros(3, 10, 20), target)
         assert new["boxes"].shape == (0, 4)
         assert new["masks"].shape == (0, *image.shape[-2:])
@@ -173,6 +203,8 @@ def test_bad_settings_are_named():
         Resize(0)
     with pytest.raises(ValueError, match="probability 2"):
         RandomMirror(2)
+    with pytest.raises(ValueError, match="probability nan"):
+        RandomUpsideDown(float("nan"))
 
 
 def test_extreme_points_are_the_ends_of_the_mask():

@@ -11,7 +11,8 @@ from lessons import detection_training, zoo
 from lessons.boxes import box_iou
 from lessons.checkpoints import CheckpointError, data_hash
 from lessons.data.scenes import CLASSES, Scenes
-from lessons.detection_training import Plan, open_for_measuring, open_for_training, side_of
+from lessons.detection_training import Plan, open_for_measuring, open_for_training, random_mirrors
+from lessons.plans import PHOTOGRAPHS, Photographs, side_of
 from lessons.recipes import small_resnet
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "datasets"
@@ -170,6 +171,31 @@ def test_photographs_have_plans_of_their_own():
     assert recipe.plan("coco2017", "full") is fpn.PLANS["full"]
 
 
+def test_on_photographs_anchors_and_numbers_of_regions_are_those_of_the_set():
+    from lessons.recipes import faster_rcnn, fcos, fpn
+
+    built = {name: detection_training.Recipe("x", fpn.build, fpn.PLANS).build_for(name, 2) for name in ("scenes", "nuclei")}
+    assert built["scenes"].rpn.sizes == fpn.ANCHOR_SIZES
+    assert built["nuclei"].rpn.sizes == tuple((size / 2,) for size, in fpn.ANCHOR_SIZES)
+    assert built["nuclei"].box_head.batch_size == PHOTOGRAPHS["nuclei"].regions > built["scenes"].box_head.batch_size
+    assert built["nuclei"].rpn.after_nms == dict.fromkeys((True, False), PHOTOGRAPHS["nuclei"].proposals)
+    assert built["nuclei"].prepare.min_sizes == (256,)
+    for key, value in built["scenes"].state_dict().items():
+        assert torch.equal(value, built["nuclei"].state_dict()[key]), key
+    one = detection_training.Recipe("x", faster_rcnn.build, {}).build_for("nuclei", 2)
+    assert one.rpn.sizes == (tuple(size / 2 for size in faster_rcnn.ANCHOR_SIZES),)
+    detection_training.Recipe("x", fcos.build, {}).build_for("nuclei", 2)  # which has no such numbers
+
+
+def test_only_photographs_that_allow_it_are_turned_upside_down():
+    image = torch.arange(6.0).reshape(1, 3, 2).expand(3, 3, 2)
+    target = {"boxes": torch.zeros(0, 4), "image_id": 1}
+    seen = {name: {tuple(random_mirrors(name)(image, target)[0][0, :, 0].tolist()) for _ in range(40)}
+            for name in ("scenes", "bccd", "coco2017")}
+    assert seen["bccd"] == {(0, 2, 4), (1, 3, 5), (4, 2, 0), (5, 3, 1)}
+    assert seen["scenes"] == seen["coco2017"] == {(0, 2, 4), (1, 3, 5)}
+
+
 def test_on_photographs_a_detector_goes_on_from_its_own_lesson(tmp_path, monkeypatch):
     if not (SHARED / "bccd").is_dir():
         pytest.skip("no bccd beside the repository")
@@ -177,13 +203,14 @@ def test_on_photographs_a_detector_goes_on_from_its_own_lesson(tmp_path, monkeyp
 
     monkeypatch.setenv("LESSONS_DATA", str(SHARED))
     still = Plan(images=4, steps=1, measured=1, batch_size=1, learning_rate=0.0)
-    monkeypatch.setitem(detection_training.PHOTOGRAPHS, "bccd", still)
+    monkeypatch.setitem(detection_training.PHOTOGRAPHS, "bccd", Photographs(still, 64, regions=99))
     model = fpn.train(dataset="bccd", profile="full", device="cpu", folder=tmp_path)
     card = json.loads((tmp_path / "fpn.json").read_text())
     assert (card["begins_with"], card["steps"], list(card["metrics"])) == ("fpn", 1, ["val"])
     finished = zoo.load("fpn", "lesson").state_dict()
     assert torch.equal(model.state_dict()["rpn.conv.weight"], finished["rpn.conv.weight"])
     assert model.box_head.num_classes == 4  # red cells, white cells, platelets
+    assert model.box_head.batch_size == 99
     monkeypatch.setattr(detection_training, "CHECKPOINTS", tmp_path / "none")
     fpn.train(dataset="bccd", profile="full", device="cpu", folder=tmp_path)
     assert json.loads((tmp_path / "fpn.json").read_text())["begins_with"] == "small_resnet"

@@ -1,0 +1,57 @@
+"""How much of everything a training takes, and what photographs of a real data set need that the scenes do not."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything a profile takes."""
+
+    images: int  # different pictures; a set that has fewer gives all it has
+    steps: int
+    measured: int  # pictures of each validation split
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    body_rate: float = 1.0  # the pre-trained body's learning rate, in parts of the others'
+    clip_norm: float = 5.0  # the longest gradient that is followed
+    restarts: tuple[int, ...] = ()  # steps at which the learning rate is full again
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """A set of a few hundred pictures, each of a dozen objects or more, for a detector that knows the scenes.
+
+    It has less to learn, from less: minutes on two cores. Cells lie as they like under a microscope, so the pictures
+    are turned upside down at random as well; and with so many objects the losses need more regions of each picture.
+    """
+
+    plan: Plan
+    side: int  # of the pictures' short side, pixels
+    anchors: float = 1.0  # their size in parts of the lesson's
+    proposals: int = 400  # that the proposal network's NMS leaves of each picture
+    regions: int = 256  # of each picture in the loss of a head that looks at regions
+    detections: int = 100  # of each picture
+    upside_down: bool = True
+
+    def adapt(self, model: nn.Module) -> None:
+        """Sets what differs from the lesson's detector; one without proposals or regions stays as it is."""
+        if rpn := getattr(model, "rpn", None):
+            rpn.sizes = tuple(tuple(self.anchors * size for size in level) for level in rpn.sizes)
+            rpn.before_nms = dict.fromkeys((True, False), 2 * self.proposals)
+            rpn.after_nms = dict.fromkeys((True, False), self.proposals)
+        if head := getattr(model, "box_head", None):
+            head.batch_size, head.max_detections = self.regions, self.detections
+
+
+PHOTOGRAPHS = {"bccd": Photographs(Plan(1000, 620, 100, batch_size=2), side=240),
+               "nuclei": Photographs(Plan(1000, 270, 100, batch_size=2), side=256, anchors=0.5)}
+SCENES_SIDE, OTHER_SIDE = 160, 240  # pixels
+
+
+def side_of(dataset: str) -> int:
+    """The short side, in pixels, at which the lessons look at a data set."""
+    if dataset in PHOTOGRAPHS:
+        return PHOTOGRAPHS[dataset].side
+    return SCENES_SIDE if dataset == "scenes" else OTHER_SIDE
