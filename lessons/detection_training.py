@@ -41,7 +41,8 @@ class Recipe:
     metrics: what is measured; proposals: how many of Selective Search every training sample carries, for detectors that
     make none of their own; begins_with: the lesson whose finished detector this one extends, otherwise only the body is
     trained before. On photographs a detector begins as the lesson's own, finished on the scenes, if that is shipped.
-    before_step(model, step): what changes in the detector as the training goes on, if anything.
+    before_step(model, step): what changes in the detector as the training goes on, if anything; notes: what the card
+    tells of that.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Recipe:
     proposals: int = 0
     begins_with: str | None = None
     before_step: Callable[[Any, int], None] | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     def train(self, dataset: str = "scenes", profile: str = "short", resume: bool = False, device: str | None = None,
               seed: int = 0, folder: str | Path | None = None) -> nn.Module:
@@ -74,7 +76,7 @@ class Recipe:
         found = measure(model, dataset, plan.measured, self.transform, self.metrics)
         print(summary(found))
         data.transform = None  # what is random has no place in a hash
-        card = {"seed": seed, "data": data_hash(data), "plan": asdict(plan), "steps": plan.steps,
+        card = {"seed": seed, "data": data_hash(data), "plan": asdict(plan), "steps": plan.steps, **self.notes,
                 "begins_with": begins_with or "small_resnet", "seconds": round(trainer.seconds),
                 "device": str(device or "fastest"), "metrics": found}
         is_lesson = (dataset, profile, seed) == ("scenes", "full", 0)

@@ -2,10 +2,12 @@
 
 As in the paper's code the body keeps its normalisation, and its stem and first stage altogether, as they were
 pre-trained; what is left of it learns more slowly than the rest, though not ten times, as it has seen much less.
-In the last turn "no object" weighs four times as much as in the paper: a tenth, kept for as few steps as ours, leaves
-two sure boxes on one object, as a query that is wrong three times in four still gains by a score above a half.
+"No object" begins with the paper's weight, a tenth, and ends with 1. With a tenth a query that is right one time in
+eleven has a score of a half, so several queries can be sure of one object, and so they were after as few steps as
+ours. With 1 a score is a chance; as each object has one query in the matching, no two of them have more than a half.
 """
 
+from bisect import bisect
 from dataclasses import replace
 
 from lessons.backbones.resnet import FrozenBatchNorm2d, LastStage, ResNet, small_resnet
@@ -15,8 +17,9 @@ from lessons.detectors.detr import DETR, Transformer
 from lessons.images import ImagePreparation
 from lessons.order import seeded
 
-TURNS = 9000, 15500  # steps at which the learning rate is full again
-FULL = Plan(36000, 26000, 200, learning_rate=5e-4, body_rate=0.3, clip_norm=1.0, restarts=TURNS)
+TURNS = 9000, 15500, 26000  # steps at which the learning rate is full again
+NO_OBJECT_WEIGHTS = 0.1, 0.1, 0.4, 1.0  # before the first of them, and from each on
+FULL = Plan(36000, 34000, 200, learning_rate=5e-4, body_rate=0.3, clip_norm=1.0, restarts=TURNS)
 PLANS = {"short": replace(FULL, images=400, steps=60, measured=40, restarts=()), "full": FULL}
 QUERIES = 25  # the scenes hold at most 5 objects
 
@@ -37,8 +40,9 @@ def freeze_start(body: ResNet) -> None:
 
 
 def weigh_no_object(model: DETR, step: int) -> None:
-    """The weight of "no object" in the class loss: the paper's, in the last turn more."""
-    model.no_object_weight = DETR.no_object_weight * (4 if step >= TURNS[-1] else 1)
+    """The weight of "no object" in the class loss, which is another one in each turn of the learning rate."""
+    model.no_object_weight = NO_OBJECT_WEIGHTS[bisect(TURNS, step)]
 
 
-train = Recipe("detr", build, PLANS, before_step=weigh_no_object).train
+train = Recipe("detr", build, PLANS, before_step=weigh_no_object,
+               notes={"no_object_weights": NO_OBJECT_WEIGHTS}).train
