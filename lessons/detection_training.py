@@ -20,7 +20,7 @@ from lessons.data.catalogue import open_dataset
 from lessons.data.proposed import WithProposals
 from lessons.data.sample import DetectionDataset
 from lessons.data.scenes import Scenes
-from lessons.data.transforms import Compose, RandomMirror, RandomUpsideDown, Resize, Transform
+from lessons.data.transforms import Compose, RandomMirror, RandomUpsideDown, Resize, Transform, brighten
 from lessons.evaluation import evaluate
 from lessons.metrics import CocoMetrics
 from lessons.plans import PHOTOGRAPHS, Plan, side_of
@@ -181,7 +181,9 @@ def open_for_measuring(dataset: str, split: str, transform: Transform | None = N
 
 
 def _transforms(dataset: str) -> list[Transform]:
-    return [] if dataset == "scenes" else [Resize(side_of(dataset))]
+    """What every picture of a set goes through, in training and after."""
+    faint = dataset in PHOTOGRAPHS and PHOTOGRAPHS[dataset].faint
+    return [] if dataset == "scenes" else [Resize(side_of(dataset)), *([brighten] if faint else [])]
 
 
 def measure(model: nn.Module, dataset: str, images: int, transform: Transform | None = None,

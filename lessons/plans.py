@@ -24,7 +24,8 @@ class Photographs:
     """A set of a few hundred pictures, each of a dozen objects or more, for a detector that knows the scenes.
 
     It has less to learn, from less: minutes on two cores. Cells lie as they like under a microscope, so the pictures
-    are turned upside down at random as well; and with so many objects the losses need more regions of each picture.
+    are turned upside down at random as well; and with so many objects the head's losses need more regions of each
+    picture, half of them on objects: boxes are what there is most to learn about.
     """
 
     plan: Plan
@@ -32,8 +33,10 @@ class Photographs:
     anchors: float = 1.0  # their size in parts of the lesson's
     proposals: int = 400  # that the proposal network's NMS leaves of each picture
     regions: int = 256  # of each picture in the loss of a head that looks at regions
+    positive_fraction: float = 0.5  # of these
     detections: int = 100  # of each picture
     upside_down: bool = True
+    faint: bool = False  # pictures are mostly black: brightened before anybody looks
 
     def adapt(self, model: nn.Module) -> None:
         """Sets what differs from the lesson's detector; one without proposals or regions stays as it is."""
@@ -42,11 +45,12 @@ class Photographs:
             rpn.before_nms = dict.fromkeys((True, False), 2 * self.proposals)
             rpn.after_nms = dict.fromkeys((True, False), self.proposals)
         if head := getattr(model, "box_head", None):
-            head.batch_size, head.max_detections = self.regions, self.detections
+            head.batch_size, head.positive_fraction = self.regions, self.positive_fraction
+            head.max_detections = self.detections
 
 
-PHOTOGRAPHS = {"bccd": Photographs(Plan(1000, 620, 100, batch_size=2), side=240),
-               "nuclei": Photographs(Plan(1000, 270, 100, batch_size=2), side=256, anchors=0.5)}
+PHOTOGRAPHS = {"bccd": Photographs(Plan(1000, 620, 100, batch_size=2), side=240, proposals=500, regions=384),
+               "nuclei": Photographs(Plan(1000, 240, 100, batch_size=2), side=256, anchors=0.5, faint=True)}
 SCENES_SIDE, OTHER_SIDE = 160, 240  # pixels
 
 

@@ -157,6 +157,14 @@ class RandomUpsideDown:
         return upside_down(image, target) if draw < self.probability else (image, target)
 
 
+def brighten(image: Tensor, target: Target) -> Sample:
+    """The picture from black to white in each channel, then its square root, which tells dark values apart.
+
+    For fluorescence: a few bright cells, others a hundred times fainter, and how bright they are says nothing.
+    """
+    return F.autocontrast(image).sqrt(), target
+
+
 def extreme_points(image: Tensor, target: Target) -> Sample:
     """The sample with four keypoints for each object, the ends of its mask: top, left, bottom and right; all visible.
 

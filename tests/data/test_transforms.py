@@ -16,6 +16,7 @@ from lessons.data.transforms import (
     RandomMirror,
     RandomUpsideDown,
     Resize,
+    brighten,
     extreme_points,
     mirror,
     upside_down,
@@ -205,6 +206,15 @@ def test_bad_settings_are_named():
         RandomMirror(2)
     with pytest.raises(ValueError, match="probability nan"):
         RandomUpsideDown(float("nan"))
+
+
+def test_faint_pictures_are_brightened_and_even_ones_stay_finite():
+    image = torch.tensor([0.1, 0.11, 0.14, 0.5]).expand(3, 2, 4)
+    new, target = brighten(image, {"image_id": 1})
+    torch.testing.assert_close(new[0, 0], torch.tensor([0, 0.025, 0.1, 1]).sqrt())
+    assert target == {"image_id": 1}
+    for even in (torch.zeros(3, 4, 4), torch.ones(3, 4, 4), torch.full((3, 4, 4), 0.3)):
+        assert torch.equal(brighten(even, {})[0], even.sqrt())
 
 
 def test_extreme_points_are_the_ends_of_the_mask():
