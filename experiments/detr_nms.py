@@ -15,10 +15,13 @@ from experiments.detr_training import PRE_TRAINED, answers, finished
 from experiments.faster_rcnn_proposals import scenes
 from experiments.record import Numbers
 from lessons import zoo
-from lessons.boxes import box_iou
+from lessons.boxes import box_convert, box_iou
 from lessons.data.sample import Detections, Sample, Target
-from lessons.detectors.detr import DETR
+from lessons.detectors.detr import DETR, in_parts
 from lessons.detectors.faster_rcnn import FasterRCNN
+from lessons.images import shape
+from lessons.losses import detr_matching_cost
+from lessons.matching import hungarian_match
 from lessons.metrics import CocoMetrics
 from lessons.nms import batched_nms
 
@@ -85,6 +88,27 @@ def boxes_per_object(detections: Sequence[Detections], targets: Sequence[Target]
         counts.append(torch.bincount(best.indices[best.values >= 0.5], minlength=len(target["labels"])))
     each = torch.cat(counts)
     return (each.sum() / (each > 0).sum().clamp(min=1)).item()
+
+
+def matched_doubles(model: DETR, samples: Sequence[Sample], loss_weights: tuple[float, float, float],
+                    score: float = 0.25) -> tuple[int, int]:
+    """How many objects two queries or more lie upon after the last layer, and how many of these get the surest one.
+
+    A query lies upon the object with which it overlaps most, by an IoU of at least 0.5, if it gives the object's class
+    a probability of at least `score`. loss_weights: of class, L1 and GIoU in the matching that gives.
+    """
+    doubles = surest = 0
+    for prediction, _, some in answers(model, samples):
+        for logits, boxes, (image, target) in zip(prediction.logits[-1], prediction.boxes[-1], some, strict=True):
+            truth, likely = in_parts(target["boxes"], shape(image)), logits.softmax(-1)[:, target["labels"]]
+            query, found = hungarian_match(detr_matching_cost(logits, boxes, target["labels"], truth, loss_weights))
+            overlap = box_iou(box_convert(boxes, "cxcywh", "xyxy"), box_convert(truth, "cxcywh", "xyxy"))
+            own = torch.arange(len(truth)) == overlap.argmax(dim=1, keepdim=True)
+            upon = likely.where(own & (overlap >= 0.5) & (likely >= score), 0.0)  # (queries, objects)
+            twice = (upon > 0).sum(dim=0) >= 2
+            doubles += int(twice.sum())
+            surest += int((upon.argmax(dim=0) == query[found.argsort()])[twice].sum())
+    return doubles, surest
 
 
 def verdict(per_seed: Sequence[Numbers]) -> dict[str, bool]:

@@ -15,7 +15,7 @@ from experiments import (
 )
 from lessons import zoo
 from lessons.data.scenes import Scenes
-from lessons.detectors.detr import in_parts
+from lessons.detectors.detr import SetPrediction, in_parts
 from lessons.losses import detr_matching_cost
 from lessons.recipes import detr
 
@@ -72,6 +72,22 @@ def test_boxes_per_object_by_hand():
     assert detr_nms.boxes_per_object([detection], [target], score=0.7) == 1
     assert detr_nms.boxes_per_object([detection], [target], score=0.95) == 0
     assert len(detr_nms.thinned(detection)["boxes"]) == 4
+
+
+def test_doubles_and_whom_the_matching_gives_the_object(monkeypatch):
+    """Queries 0 and 1 lie upon the first object, 0 surer and 1 better placed; query 2 alone upon the second; 3 nowhere."""
+    image, target = torch.zeros(3, 100, 100), {"boxes": torch.tensor([[10.0, 10, 50, 50], [60, 60, 90, 90]]), "labels": torch.tensor([2, 1])}
+    boxes = torch.tensor([[14.0, 10, 50, 50], [11, 10, 50, 50], [60, 60, 90, 90], [0, 0, 9, 9]])
+    chances = torch.tensor([[0, 0, 0.8, 0.2], [0, 0, 0.5, 0.5], [0, 0.9, 0, 0.1], [0, 0, 0.9, 0.1]])
+    prediction = SetPrediction(chances.log()[None, None], in_parts(boxes, (100, 100))[None, None], None, [], [])
+    monkeypatch.setattr(detr_nms, "answers", lambda model, samples: [(prediction, None, samples)])
+
+    def count(weight, score=0.25):
+        return detr_nms.matched_doubles(None, [(image, target)], (weight, 5.0, 2.0), score)
+
+    assert count(0.1) == (1, 0)
+    assert count(5.0) == (1, 1)
+    assert count(5.0, score=0.6) == (0, 0)
 
 
 def test_every_box_thinned_is_what_the_lesson_finds():
