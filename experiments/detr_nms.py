@@ -7,11 +7,11 @@ Nothing is trained here; a seed draws other validation scenes. `boxes per object
 0.5 or more finds (their class, IoU at least 0.5), how many such detections each has on average; 1 is a set.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
-from experiments.detr_training import PRE_TRAINED, answers, finished
+from experiments.detr_training import PRE_TRAINED, Answers, answers, finished
 from experiments.faster_rcnn_proposals import scenes
 from experiments.record import Numbers
 from lessons import zoo
@@ -90,15 +90,15 @@ def boxes_per_object(detections: Sequence[Detections], targets: Sequence[Target]
     return (each.sum() / (each > 0).sum().clamp(min=1)).item()
 
 
-def matched_doubles(model: DETR, samples: Sequence[Sample], loss_weights: tuple[float, float, float],
-                    score: float = 0.25) -> tuple[int, int]:
+def matched_doubles(answers: Iterable[Answers], loss_weights: tuple[float, float, float], score: float = 0.25
+                    ) -> tuple[int, int]:
     """How many objects two queries or more lie upon after the last layer, and how many of these get the surest one.
 
     A query lies upon the object with which it overlaps most, by an IoU of at least 0.5, if it gives the object's class
     a probability of at least `score`. loss_weights: of class, L1 and GIoU in the matching that gives.
     """
     doubles = surest = 0
-    for prediction, _, some in answers(model, samples):
+    for prediction, _, some in answers:
         for logits, boxes, (image, target) in zip(prediction.logits[-1], prediction.boxes[-1], some, strict=True):
             truth, likely = in_parts(target["boxes"], shape(image)), logits.softmax(-1)[:, target["labels"]]
             query, found = hungarian_match(detr_matching_cost(logits, boxes, target["labels"], truth, loss_weights))

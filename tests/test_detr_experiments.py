@@ -80,10 +80,9 @@ def test_doubles_and_whom_the_matching_gives_the_object(monkeypatch):
     boxes = torch.tensor([[14.0, 10, 50, 50], [11, 10, 50, 50], [60, 60, 90, 90], [0, 0, 9, 9]])
     chances = torch.tensor([[0, 0, 0.8, 0.2], [0, 0, 0.5, 0.5], [0, 0.9, 0, 0.1], [0, 0, 0.9, 0.1]])
     prediction = SetPrediction(chances.log()[None, None], in_parts(boxes, (100, 100))[None, None], None, [], [])
-    monkeypatch.setattr(detr_nms, "answers", lambda model, samples: [(prediction, None, samples)])
 
     def count(weight, score=0.25):
-        return detr_nms.matched_doubles(None, [(image, target)], (weight, 5.0, 2.0), score)
+        return detr_nms.matched_doubles([(prediction, None, [(image, target)])], (weight, 5.0, 2.0), score)
 
     assert count(0.1) == (1, 0)
     assert count(5.0) == (1, 1)
