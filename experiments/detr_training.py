@@ -27,10 +27,10 @@ Answers = tuple[SetPrediction, ImageBatch, Sequence[Sample]]
 
 
 def finished() -> DETR:
-    """The lesson's detector, which goes on as its training ended: "no object" weighs what it weighed at last."""
+    """The lesson's detector, which goes on as its training ended, with the weights that the losses had at last."""
     model = zoo.load("detr", "lesson")
     assert isinstance(model, DETR)
-    detr.weigh_no_object(model, detr.FULL.steps - 1)
+    detr.weigh(model, detr.FULL.steps - 1)
     return model
 
 

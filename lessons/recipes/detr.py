@@ -4,7 +4,8 @@ As in the paper's code the body keeps its normalisation, and its stem and first 
 pre-trained; what is left of it learns more slowly than the rest, though not ten times, as it has seen much less.
 "No object" begins with the paper's weight, a tenth, and ends with 1. With a tenth a query that is right one time in
 eleven has a score of a half, so several queries can be sure of one object, and so they were after as few steps as
-ours. With 1 a score is a chance; as each object has one query in the matching, no two of them have more than a half.
+ours. With 1 a score is a chance. In the last turn classes weigh five times as much, in the matching above all: where two
+queries have nearly the same box, it was chance which of them was matched, and so neither could learn to keep off.
 """
 
 from bisect import bisect
@@ -17,9 +18,10 @@ from lessons.detectors.detr import DETR, Transformer
 from lessons.images import ImagePreparation
 from lessons.order import seeded
 
-TURNS = 9000, 15500, 26000  # steps at which the learning rate is full again
-NO_OBJECT_WEIGHTS = 0.1, 0.1, 0.4, 1.0  # before the first of them, and from each on
-FULL = Plan(36000, 34000, 200, learning_rate=5e-4, body_rate=0.3, clip_norm=1.0, restarts=TURNS)
+TURNS = 9000, 15500, 26000, 34000  # steps at which the learning rate is full again
+NO_OBJECT_WEIGHTS = 0.1, 0.1, 0.4, 1.0, 1.0  # before the first of them, and from each on
+CLASS_WEIGHTS = 1.0, 1.0, 1.0, 1.0, 5.0  # beside L1's 5 and GIoU's 2
+FULL = Plan(36000, 38800, 200, learning_rate=5e-4, body_rate=0.3, clip_norm=1.0, restarts=TURNS)
 PLANS = {"short": replace(FULL, images=400, steps=60, measured=40, restarts=()), "full": FULL}
 QUERIES = 25  # the scenes hold at most 5 objects
 
@@ -39,10 +41,12 @@ def freeze_start(body: ResNet) -> None:
         module.requires_grad_(False)
 
 
-def weigh_no_object(model: DETR, step: int) -> None:
-    """The weight of "no object" in the class loss, which is another one in each turn of the learning rate."""
-    model.no_object_weight = NO_OBJECT_WEIGHTS[bisect(TURNS, step)]
+def weigh(model: DETR, step: int) -> None:
+    """The weights of "no object" and of the classes, which are others in each turn of the learning rate."""
+    turn = bisect(TURNS, step)
+    model.no_object_weight = NO_OBJECT_WEIGHTS[turn]
+    model.loss_weights = CLASS_WEIGHTS[turn], *DETR.loss_weights[1:]
 
 
-train = Recipe("detr", build, PLANS, before_step=weigh_no_object,
-               notes={"no_object_weights": NO_OBJECT_WEIGHTS}).train
+train = Recipe("detr", build, PLANS, before_step=weigh,
+               notes={"no_object_weights": NO_OBJECT_WEIGHTS, "class_weights": CLASS_WEIGHTS}).train

@@ -71,19 +71,20 @@ def test_an_interrupted_training_resumes_to_the_same(tiny, monkeypatch):
         assert torch.equal(resumed.state_dict()[key], value), key
 
 
-def test_no_object_weighs_more_in_detrs_last_turns(tiny, monkeypatch):
+def test_detrs_losses_weigh_otherwise_in_its_last_turns(tiny, monkeypatch):
     """The recipe's own steps, at which the rate is full again, moved into a training of three steps; the card says."""
     from lessons.detectors.detr import DETR
     from lessons.recipes import detr
 
     weights = []
     losses = DETR.losses
-    monkeypatch.setattr(DETR, "losses", lambda model, *given: (weights.append(model.no_object_weight),
+    monkeypatch.setattr(DETR, "losses", lambda model, *given: (weights.append((model.no_object_weight, model.loss_weights)),
                                                                losses(model, *given))[1])
-    monkeypatch.setattr(detr, "TURNS", (0, 1, 2))
+    monkeypatch.setattr(detr, "TURNS", (0, 0, 1, 2))
     detr.train(device="cpu", folder=tiny / "turns")
-    assert weights == pytest.approx([0.1, 0.4, 1.0])
-    assert json.loads((tiny / "turns/detr.json").read_text())["no_object_weights"] == [0.1, 0.1, 0.4, 1.0]
+    assert weights == [(0.4, (1, 5, 2)), (1.0, (1, 5, 2)), (1.0, (5, 5, 2))]
+    assert json.loads((tiny / "turns/detr.json").read_text())["no_object_weights"] == [0.1, 0.1, 0.4, 1.0, 1.0]
+    assert DETR.loss_weights == (1, 5, 2)
 
 
 @pytest.mark.parametrize("name", NAMES)
