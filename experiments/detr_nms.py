@@ -90,16 +90,18 @@ def boxes_per_object(detections: Sequence[Detections], targets: Sequence[Target]
     return (each.sum() / (each > 0).sum().clamp(min=1)).item()
 
 
-def matched_doubles(answers: Iterable[Answers], loss_weights: tuple[float, float, float], score: float = 0.25
+def matched_doubles(said: Iterable[Answers], loss_weights: tuple[float, float, float], score: float = 0.25
                     ) -> tuple[int, int]:
     """How many objects two queries or more lie upon after the last layer, and how many of these get the surest one.
 
     A query lies upon the object with which it overlaps most, by an IoU of at least 0.5, if it gives the object's class
-    a probability of at least `score`. loss_weights: of class, L1 and GIoU in the matching that gives.
+    a probability of at least `score`. said: what `answers` yields; loss_weights: of class, L1 and GIoU in the matching.
     """
     doubles = surest = 0
-    for prediction, _, some in answers:
+    for prediction, _, some in said:
         for logits, boxes, (image, target) in zip(prediction.logits[-1], prediction.boxes[-1], some, strict=True):
+            if not len(target["boxes"]):
+                continue
             truth, likely = in_parts(target["boxes"], shape(image)), logits.softmax(-1)[:, target["labels"]]
             query, found = hungarian_match(detr_matching_cost(logits, boxes, target["labels"], truth, loss_weights))
             overlap = box_iou(box_convert(boxes, "cxcywh", "xyxy"), box_convert(truth, "cxcywh", "xyxy"))

@@ -74,15 +74,18 @@ def test_boxes_per_object_by_hand():
     assert len(detr_nms.thinned(detection)["boxes"]) == 4
 
 
-def test_doubles_and_whom_the_matching_gives_the_object(monkeypatch):
+def test_doubles_and_whom_the_matching_gives_the_object():
     """Queries 0 and 1 lie upon the first object, 0 surer and 1 better placed; query 2 alone upon the second; 3 nowhere."""
     image, target = torch.zeros(3, 100, 100), {"boxes": torch.tensor([[10.0, 10, 50, 50], [60, 60, 90, 90]]), "labels": torch.tensor([2, 1])}
     boxes = torch.tensor([[14.0, 10, 50, 50], [11, 10, 50, 50], [60, 60, 90, 90], [0, 0, 9, 9]])
     chances = torch.tensor([[0, 0, 0.8, 0.2], [0, 0, 0.5, 0.5], [0, 0.9, 0, 0.1], [0, 0, 0.9, 0.1]])
     prediction = SetPrediction(chances.log()[None, None], in_parts(boxes, (100, 100))[None, None], None, [], [])
 
+    empty = image, {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    twice = SetPrediction(*(rows.expand(-1, 2, -1, -1) for rows in prediction[:2]), *prediction[2:])
+
     def count(weight, score=0.25):
-        return detr_nms.matched_doubles([(prediction, None, [(image, target)])], (weight, 5.0, 2.0), score)
+        return detr_nms.matched_doubles([(twice, None, [(image, target), empty])], (weight, 5.0, 2.0), score)
 
     assert count(0.1) == (1, 0)
     assert count(5.0) == (1, 1)

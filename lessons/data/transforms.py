@@ -91,18 +91,23 @@ def mirror(image: Tensor, target: Target, mirrored: Sequence[int] = COCO_MIRRORE
     x becomes W - x, for boxes, proposals and keypoints alike. Raises ValueError where keypoints are not as many as
     `mirrored`.
     """
-    width = image.shape[-1]
-    target = dict(target)
+    image, target = _reflected(image, target, -1)
+    if "keypoints" in target:
+        target["keypoints"] = _mirror_keypoints(target["keypoints"], image.shape[-1], mirrored)
+    return image, target
+
+
+def _reflected(image: Tensor, target: Target, dim: int) -> Sample:
+    """Picture, boxes and maps reflected in x (dim -1) or in y (dim -2); keypoints are left to the caller."""
+    target, low = dict(target), -1 - dim  # the column of a box's lower side in that direction
     for key in BOXES:
         if key in target:
-            x1, y1, x2, y2 = target[key].unbind(1)
-            target[key] = torch.stack([width - x2, y1, width - x1, y2], dim=1)
+            target[key] = target[key].clone()
+            target[key][:, [low, low + 2]] = image.shape[dim] - target[key][:, [low + 2, low]]
     for key in MAPS:
         if key in target:
-            target[key] = target[key].flip(-1)
-    if "keypoints" in target:
-        target["keypoints"] = _mirror_keypoints(target["keypoints"], width, mirrored)
-    return image.flip(-1), target
+            target[key] = target[key].flip(dim)
+    return image.flip(dim), target
 
 
 def _mirror_keypoints(points: Tensor, width: int, mirrored: Sequence[int]) -> Tensor:
@@ -128,24 +133,22 @@ class RandomMirror:
 
 
 def upside_down(image: Tensor, target: Target) -> Sample:
-    """The sample with its top at the bottom, as a microscope may show it just as well: y becomes H - y."""
-    height = image.shape[-2]
-    target = dict(target)
-    for key in BOXES:
-        if key in target:
-            x1, y1, x2, y2 = target[key].unbind(1)
-            target[key] = torch.stack([x1, height - y2, x2, height - y1], dim=1)
-    for key in MAPS:
-        if key in target:
-            target[key] = target[key].flip(-2)
+    """The sample with its top at the bottom, as a microscope may show it just as well.
+
+    y becomes H - y, for boxes, proposals and keypoints alike, in pixels; a left hand stays a left one.
+    """
+    image, target = _reflected(image, target, -2)
     if "keypoints" in target:
         x, y, seen = target["keypoints"].unbind(-1)
-        target["keypoints"] = torch.stack([x, torch.where(seen > 0, height - y, y), seen], dim=-1)
-    return image.flip(-2), target
+        target["keypoints"] = torch.stack([x, torch.where(seen > 0, image.shape[-2] - y, y), seen], dim=-1)
+    return image, target
 
 
 class RandomUpsideDown:
-    """Turns a share `probability` of the samples upside down; `seed` as at the top of this file."""
+    """Turns a share `probability` of the samples upside down; `seed` as at the top of this file.
+
+    Raises ValueError for a probability outside 0 .. 1.
+    """
 
     def __init__(self, probability: float = 0.5, seed: int | None = None) -> None:
         _check_probability(probability)
@@ -158,7 +161,7 @@ class RandomUpsideDown:
 
 
 def brighten(image: Tensor, target: Target) -> Sample:
-    """The picture from black to white in each channel, then its square root, which tells dark values apart.
+    """The picture (3, H, W) in [0, 1] from black to white in each channel, then its square root: dark values part.
 
     For fluorescence: a few bright cells, others a hundred times fainter, and how bright they are says nothing.
     """
