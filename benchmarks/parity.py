@@ -1,9 +1,10 @@
-"""How far reference-size detectors are from torchvision's with the same weights: the largest differences.
+"""How far reference-size detectors are from torchvision's, DETR from transformers', with the same weights.
 
 `python -m benchmarks parity [--short-side 800] [--dtype float64] [--pictures 2] [--coco FOLDER]`: on pictures made of
 the embedded photographs, or on those of a folder in COCO's layout. A row per model: its number of weights' names, how
 many objects both found, and the largest difference of any layer's output, of the boxes and keypoints in pixels, of
 scores, masks, losses, and of gradients; layers and gradients relative to their largest number where that is above 1.
+DETR's layers are its attention in every layer, and classes and boxes after every layer of the decoder.
 Masks and keypoints are drawn and learnt for at most 16 regions a picture, since in double precision on a processor
 their heads would take most of the time.
 """
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.alive import (
+    DETR,
     NAMES,
     coco_pictures,
     embedded_pictures,
@@ -26,7 +28,7 @@ from benchmarks.alive import (
     recorded,
 )
 from lessons.data.catalogue import open_dataset
-from lessons.data.sample import Sample, Target
+from lessons.data.sample import Detections, Sample, Target
 from lessons.published import renamed
 
 COLUMNS = ("layers", "boxes", "scores", "masks", "keypoints", "losses", "gradients")
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sizes = ", ".join("x".join(map(str, image.shape[1:])) for image, _ in samples)
     print(f"{given.dtype}, short side {given.short_side}, pictures of {sizes}\n"
           f"{'model':27}{'names':>6}{'found':>9}" + "".join(f"{column:>11}" for column in COLUMNS))
-    for name in NAMES:
+    for name in (*NAMES, DETR):
         if given.only in name:
             print(row(name, samples, given.short_side, getattr(torch, given.dtype)), flush=True)
 
@@ -63,11 +65,12 @@ def samples_of(count: int, short_side: int, coco: Path | None) -> list[Sample]:
 
 def row(name: str, samples: Sequence[Sample], short_side: int, dtype: torch.dtype) -> str:
     """One model's line of the table."""
-    mine, theirs = (model.to(dtype) for model in model_pair(name, short_side))
+    options = {"attention": "eager"} if name == DETR else {}  # the one way in which transformers tells its attention
+    mine, theirs = (model.to(dtype) for model in model_pair(name, short_side, **options))
     if name.startswith(("mask", "keypoint")):
         limit_regions(mine, theirs, REGIONS)
     images, targets = batch_of(samples, name, dtype)
-    found = detection_differences(mine, theirs, images)
+    found = (set_differences if name == DETR else detection_differences)(mine, theirs, images)
     counts = "+".join(f"{int(found.pop(f'found {i}'))}" for i in range(len(images)))
     differences = found | step_differences(mine, theirs, images, targets)
     cells = (f"{differences[column]:11.1e}" if column in differences else f"{'-':>11}" for column in COLUMNS)
@@ -87,7 +90,6 @@ def detection_differences(mine: nn.Module, theirs: nn.Module, images: Sequence[T
     """Of every layer's outputs and of everything that is detected; "found i" is the number of picture i's objects.
 
     Of the backbone's blocks only the last layers are compared, unless `whole`: all, at full size, fill the memory.
-    Raises ValueError where the models find other numbers of objects or other classes.
     """
     layers = {ours: other for ours, other in layers_of(theirs).items()
               if whole or not ours.startswith("backbone.body.") or ours.endswith("bn3")}
@@ -95,8 +97,29 @@ def detection_differences(mine: nn.Module, theirs: nn.Module, images: Sequence[T
         wanted = theirs(images)
     with torch.no_grad(), recorded(mine, layers) as seen:
         found = mine(images)
-    result = {"layers": max(relative_difference(one, two) for name, other in layers.items()
-                            for one, two in zip(seen[name], expected[other], strict=True))}
+    inside = max(relative_difference(one, two) for name, other in layers.items()
+                 for one, two in zip(seen[name], expected[other], strict=True))
+    return {"layers": inside} | object_differences(found, wanted)
+
+
+def set_differences(mine: nn.Module, theirs: nn.Module, images: Sequence[Tensor]) -> Differences:
+    """The same of two DETRs; both find as many objects as they have queries."""
+    batch, _ = mine.prepare(images)
+    with torch.no_grad():
+        seen, expected = mine.predict(batch, need_weights=True), theirs.predict(batch, need_weights=True)
+        result = object_differences(mine.detect(seen, batch), theirs.detect(expected, batch))
+    pairs = [(seen.logits, expected.logits), (seen.boxes, expected.boxes),
+             *zip(seen.encoder_attention, expected.encoder_attention, strict=True),
+             *zip(seen.decoder_attention, expected.decoder_attention, strict=True)]
+    return {"layers": max(relative_difference(one, two) for one, two in pairs)} | result
+
+
+def object_differences(found: Sequence[Detections], wanted: Sequence[Detections]) -> Differences:
+    """Of boxes, scores, masks and keypoints, object by object, and how many each picture has.
+
+    Raises ValueError where the models find other numbers of objects or other classes.
+    """
+    result: Differences = {}
     for i, (a, b) in enumerate(zip(found, wanted, strict=True)):
         if not torch.equal(a["labels"], b["labels"]):
             raise ValueError(f"picture {i}: the models find {len(a['labels'])} and {len(b['labels'])} objects, "

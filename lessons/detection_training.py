@@ -42,7 +42,7 @@ class Recipe:
     make none of their own; begins_with: the lesson whose finished detector this one extends, otherwise only the body is
     trained before. On photographs a detector begins as the lesson's own, finished on the scenes, if that is shipped.
     before_step(model, step): what changes in the detector as the training goes on, if anything; notes: what the card
-    tells of that.
+    tells of that, and what a training must have in common with one that it resumes.
     """
 
     name: str
@@ -71,7 +71,8 @@ class Recipe:
             start_from_pre_trained(model.backbone.body)  # type: ignore[arg-type, union-attr]
         else:
             start_from_lesson(model, begins_with)
-        trainer = fit(model, data, plan, seed, folder, resume, device, self.before_step)
+        trainer = fit(model, data, plan, seed, folder, resume, device, self.before_step,
+                      notes=self.notes)
         model.to("cpu").eval()
         found = measure(model, dataset, plan.measured, self.transform, self.metrics)
         print(summary(found))
@@ -122,7 +123,7 @@ def start_from_lesson(model: nn.Module, name: str) -> None:
 
 def fit(model: nn.Module, data: DetectionDataset, plan: Plan, seed: int = 0, folder: Path | None = None,
         resume: bool = False, device: str | None = None, before_step: Callable[[Any, int], None] | None = None,
-        callbacks: Sequence[Callback] = (), progress: bool = True) -> Trainer:
+        callbacks: Sequence[Callback] = (), progress: bool = True, notes: Mapping[str, Any] | None = None) -> Trainer:
     """The loop that notebooks show: AdamW, a warm-up, then one cosine or more down to 0; long gradients are shortened.
 
     before_step(model, step) is called before each step, from 0. Returns the trainer, which knows the history of the
@@ -132,8 +133,8 @@ def fit(model: nn.Module, data: DetectionDataset, plan: Plan, seed: int = 0, fol
     schedule = cosine(plan.steps, min(100, plan.steps // 4), restarts=plan.restarts)
     trainer = Trainer(model, optimizer, data, batch_size=plan.batch_size, steps=plan.steps, seed=seed,
                       schedule=schedule, clip_norm=plan.clip_norm, device=device,
-                      before_step=before_step and partial(before_step, model), callbacks=callbacks,
-                      folder=folder and folder / "training", progress=progress)
+                      before_step=before_step and partial(before_step, model), notes=notes or {},
+                      callbacks=callbacks, folder=folder and folder / "training", progress=progress)
     trainer.run(resume)
     return trainer
 

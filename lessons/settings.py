@@ -97,6 +97,7 @@ def training_settings(trainer: "Trainer") -> dict[str, Any]:
         "optimiser": f"{type(trainer.optimizer).__name__} {groups}", "learning rate": str(rates),
         "schedule": _schedule_digest(trainer),
         "clip_norm": trainer.clip_norm, "ema_decay": trainer.ema_decay, "mixed_precision": trainer.mixed_precision,
+        **{name: str(value) for name, value in trainer.notes.items()},
     }
 
 
@@ -112,8 +113,8 @@ def _schedule_digest(trainer: "Trainer") -> str:
 
 def check_same_settings(saved: dict[str, Any], now: dict[str, Any], where: object) -> None:
     """Raises CheckpointError naming each setting in which a saved training differs from this one."""
-    differences = [f"{name} (saved: {saved.get(name)}, now: {value})"
-                   for name, value in now.items() if saved.get(name) != value]
+    differences = [f"{name} (saved: {saved.get(name)}, now: {now.get(name)})"
+                   for name in {**now, **saved} if saved.get(name) != now.get(name)]
     if differences:
         raise CheckpointError(f"The training saved in {where} cannot be resumed with other settings: "
                               f"{'; '.join(differences)}.")

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ class Trainer:
     workers: int = 0  # further processes that read samples; they change the speed, not the result
     device: str | torch.device | None = None  # "cpu", "cuda" or "mps"; None: the fastest there is
     before_step: Callable[[int], None] | None = None  # told of each step, in every process: may change the model
+    notes: Mapping[str, Any] = field(default_factory=dict)  # what else decides the result; compared on resuming
     callbacks: Sequence[Callback] = ()
     progress: bool = True
 

@@ -185,7 +185,7 @@ def test_a_fresh_run_replaces_the_folder_s_states_and_nothing_else(tmp_path):
     ({"steps": 30, "schedule": constant()}, "steps"), ({"batch_size": 4}, "batch_size"), ({"seed": 1}, "seed"),
     ({"schedule": cosine(20, warmup=4)}, "schedule"), ({"clip_norm": None}, "clip_norm"),
     ({"ema_decay": 0.9}, "ema_decay"), ({"mixed_precision": "bf16"}, "mixed_precision"), ({"sgd": True}, "optimiser"),
-    ({"dataset": Blobs(36)}, "number of samples")])
+    ({"dataset": Blobs(36)}, "number of samples"), ({"notes": {"class_weights": (1, 5)}}, "class_weights")])
 def test_resume_with_other_settings_is_refused_by_name(tmp_path, change, name):
     with pytest.raises(TrainingInterrupted):
         make_trainer(folder=tmp_path, callbacks=[At(2, interrupt)]).run()
@@ -193,6 +193,15 @@ def test_resume_with_other_settings_is_refused_by_name(tmp_path, change, name):
     with pytest.raises(CheckpointError, match=rf"cannot be resumed with other settings: .*{name} \(saved: "):
         make_trainer(folder=tmp_path, **change).run(resume=True)
     assert state_files(tmp_path) == files, "refusing must leave the state"
+
+
+def test_what_the_saved_training_noted_must_hold_still(tmp_path):
+    with pytest.raises(TrainingInterrupted):
+        make_trainer(folder=tmp_path, notes={"weights": (0.1, 1)}, callbacks=[At(2, interrupt)]).run()
+    for notes, now in (({}, "None"), ({"weights": (0.4, 1)}, r"\(0.4, 1\)")):
+        with pytest.raises(CheckpointError, match=rf"settings: weights \(saved: \(0.1, 1\), now: {now}\)\."):
+            make_trainer(folder=tmp_path, notes=notes).run(resume=True)
+    assert make_trainer(folder=tmp_path, notes={"weights": (0.1, 1)}).run(resume=True)["step"][-1] == 19
 
 
 def test_resume_with_another_learning_rate_or_model_is_refused(tmp_path):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from parity import assert_same_detections, assert_same_step
 
-from benchmarks.alive import photographs, targets_for
+from benchmarks.alive import embedded_pictures, photographs, targets_for
+from benchmarks.parity import batch_of, set_differences
 from lessons import zoo
 from lessons.checkpoints import CheckpointError
 from lessons.published import renamed
@@ -88,6 +89,22 @@ def test_one_step_of_training(precision):
     models, dtype, tolerance = precision
     images = photographs(FEW, dtype, seed=1)
     assert_same_step(models, images, targets_for(images, num_classes=11), (), tolerance)
+
+
+def test_the_benchmark_compares_what_can_differ(pair):
+    """A row of the table `benchmarks parity`: nothing differs in double precision, until one weight does."""
+    mine, theirs = (model.double() for model in pair)
+    images, _ = batch_of(embedded_pictures(2, 170), "detr_resnet50", torch.float64)
+    found = set_differences(mine, theirs, images)
+    assert [found.pop(f"found {i}") for i in range(2)] == [100, 100]
+    assert found.keys() == {"layers", "boxes", "scores"}
+    assert max(found.values()) < 1e-9
+    weight = mine.transformer.encoder.layers[0].self_attn.in_proj_weight
+    with torch.no_grad():
+        before = weight.clone()
+        weight[:256] *= 1 + 1e-6
+        assert set_differences(mine, theirs, images)["layers"] > 1e-8
+        weight.copy_(before)
 
 
 def test_a_step_without_objects(pair):
