@@ -25,7 +25,8 @@ class Photographs:
 
     It has less to learn, from less: minutes on two cores. Cells lie as they like under a microscope, so the pictures
     are turned upside down at random as well; and with so many objects the head's losses need more regions of each
-    picture, half of them on objects: boxes are what there is most to learn about.
+    picture, half of them on objects: boxes are what there is most to learn about. As cells touch and overlap, of two
+    boxes one goes only if they overlap by more than in other pictures.
     """
 
     plan: Plan
@@ -35,6 +36,8 @@ class Photographs:
     regions: int = 256  # of each picture in the loss of a head that looks at regions
     positive_fraction: float = 0.5  # of these
     detections: int = 100  # of each picture
+    score_threshold: float = 0.01  # from which a box is shown
+    nms_threshold: float = 0.6  # IoU above which of two boxes one goes
     upside_down: bool = True
     faint: bool = False  # pictures are mostly black: brightened before anybody looks
 
@@ -46,7 +49,8 @@ class Photographs:
             rpn.after_nms = dict.fromkeys((True, False), self.proposals)
         if head := getattr(model, "box_head", None):
             head.batch_size, head.positive_fraction = self.regions, self.positive_fraction
-            head.max_detections = self.detections
+            head.max_detections, head.score_threshold = self.detections, self.score_threshold
+            head.nms_threshold = self.nms_threshold
 
 
 PHOTOGRAPHS = {"bccd": Photographs(Plan(1000, 620, 100, batch_size=2), side=240, proposals=500, regions=384),

@@ -181,6 +181,7 @@ def test_on_photographs_anchors_and_numbers_of_regions_are_those_of_the_set():
     assert built["nuclei"].rpn.sizes == tuple((size / 2,) for size, in fpn.ANCHOR_SIZES)
     assert built["nuclei"].box_head.batch_size == PHOTOGRAPHS["nuclei"].regions > built["scenes"].box_head.batch_size
     assert built["nuclei"].rpn.after_nms == dict.fromkeys((True, False), PHOTOGRAPHS["nuclei"].proposals)
+    assert built["nuclei"].box_head.nms_threshold == PHOTOGRAPHS["nuclei"].nms_threshold > built["scenes"].box_head.nms_threshold
     assert built["nuclei"].prepare.min_sizes == (256,)
     for key, value in built["scenes"].state_dict().items():
         assert torch.equal(value, built["nuclei"].state_dict()[key]), key
