@@ -19,7 +19,7 @@ from lessons.recipes.faster_rcnn import small_head, small_rpn
 from lessons.recipes.fpn import ANCHOR_SIZES, CHANNELS
 from lessons.recipes.mask_rcnn import DEPTH, HIDDEN
 
-PLANS = {"short": Plan(400, 60, 40), "full": Plan(3200, 400, 200, learning_rate=5e-4)}
+PLANS = {"short": Plan(400, 60, 40), "full": Plan(19200, 2400, 200, learning_rate=1e-3)}
 POINTS = ("top", "left", "bottom", "right")
 SIGMAS = (0.05,) * len(POINTS)  # tolerance; COCO's are 0.025 for eyes to 0.107 for hips
 
