@@ -20,7 +20,15 @@ from lessons.data.catalogue import open_dataset
 from lessons.data.proposed import WithProposals
 from lessons.data.sample import DetectionDataset
 from lessons.data.scenes import Scenes
-from lessons.data.transforms import Compose, RandomMirror, RandomUpsideDown, Resize, Transform, brighten
+from lessons.data.transforms import (
+    Compose,
+    RandomMirror,
+    RandomTranspose,
+    RandomUpsideDown,
+    Resize,
+    Transform,
+    brighten,
+)
 from lessons.evaluation import evaluate
 from lessons.metrics import CocoMetrics
 from lessons.plans import PHOTOGRAPHS, Plan, side_of
@@ -157,9 +165,12 @@ def open_for_training(dataset: str, images: int, transform: Transform | None = N
 
 
 def random_mirrors(dataset: str) -> Transform:
-    """What may happen to a training sample: it is mirrored, and turned upside down where a set allows it."""
-    turned = dataset in PHOTOGRAPHS and PHOTOGRAPHS[dataset].upside_down
-    return Compose([RandomMirror(), RandomUpsideDown()]) if turned else RandomMirror()
+    """What may happen to a training sample: it is mirrored, and turned in other ways where a set allows it."""
+    if dataset not in PHOTOGRAPHS:
+        return RandomMirror()
+    allowed = PHOTOGRAPHS[dataset]
+    return Compose([RandomMirror(), *([RandomUpsideDown()] if allowed.upside_down else []),
+                    *([RandomTranspose()] if allowed.transposed else [])])
 
 
 def open_with_proposals(dataset: str, images: int, count: int, file: Path | None = None) -> WithProposals:

@@ -39,6 +39,7 @@ class Photographs:
     score_threshold: float = 0.01  # from which a box is shown
     nms_threshold: float = 0.6  # IoU above which of two boxes one goes
     upside_down: bool = True
+    transposed: bool = False  # pictures may also lie on their side: wide and high ones in one batch would cost more
     faint: bool = False  # pictures are mostly black: brightened before anybody looks
 
     def adapt(self, model: nn.Module) -> None:
@@ -54,7 +55,8 @@ class Photographs:
 
 
 PHOTOGRAPHS = {"bccd": Photographs(Plan(1000, 620, 100, batch_size=2), side=240, proposals=500, regions=384),
-               "nuclei": Photographs(Plan(1000, 240, 100, batch_size=2), side=256, anchors=0.5, faint=True)}
+               "nuclei": Photographs(Plan(1000, 250, 100, batch_size=1), side=384, anchors=0.75, transposed=True,
+                                faint=True)}
 SCENES_SIDE, OTHER_SIDE = 160, 240  # pixels
 
 

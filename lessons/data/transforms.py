@@ -144,20 +144,45 @@ def upside_down(image: Tensor, target: Target) -> Sample:
     return image, target
 
 
+def transpose(image: Tensor, target: Target) -> Sample:
+    """The sample with rows for columns; with the mirrors, all eight ways in which a slide can lie are reached.
+
+    (x, y) becomes (y, x), for boxes, proposals and keypoints alike, in pixels; a left hand stays a left one.
+    """
+    target = dict(target)
+    for key in BOXES:
+        if key in target:
+            target[key] = target[key][:, [1, 0, 3, 2]]
+    for key in MAPS:
+        if key in target:
+            target[key] = target[key].transpose(-2, -1).contiguous()
+    if "keypoints" in target:
+        target["keypoints"] = target["keypoints"][..., [1, 0, 2]]
+    return image.transpose(-2, -1).contiguous(), target
+
+
 class RandomUpsideDown:
     """Turns a share `probability` of the samples upside down; `seed` as at the top of this file.
 
     Raises ValueError for a probability outside 0 .. 1.
     """
 
+    turn, stream = staticmethod(upside_down), "upside down"
+
     def __init__(self, probability: float = 0.5, seed: int | None = None) -> None:
         _check_probability(probability)
         self.probability, self.seed = probability, seed
 
     def __call__(self, image: Tensor, target: Target) -> Sample:
-        with _drawing(self.seed, "upside down", target):
+        with _drawing(self.seed, self.stream, target):
             draw = torch.rand(()).item()
-        return upside_down(image, target) if draw < self.probability else (image, target)
+        return self.turn(image, target) if draw < self.probability else (image, target)
+
+
+class RandomTranspose(RandomUpsideDown):
+    """Transposes a share `probability` of the samples in the same way."""
+
+    turn, stream = staticmethod(transpose), "transpose"
 
 
 def brighten(image: Tensor, target: Target) -> Sample:

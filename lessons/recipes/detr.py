@@ -4,8 +4,9 @@ As in the paper's code the body keeps its normalisation, and its stem and first 
 pre-trained; what is left of it learns more slowly than the rest, though not ten times, as it has seen much less.
 "No object" begins with the paper's weight, a tenth, and ends with 1. With a tenth a query that is right one time in
 eleven has a score of a half, so several queries can be sure of one object, and so they were after as few steps as
-ours. With 1 a score is a chance. In the last two turns classes weigh five times as much, in the matching as well: where two
-queries had nearly the same box, it was chance which of them was matched, and so neither could learn to keep off.
+ours. With 1 a score is a chance. In the last two turns classes weigh five times as much, in the matching as well:
+where two queries had nearly the same box, it was chance which of them was matched, and so neither could learn to keep
+off.
 """
 
 from bisect import bisect

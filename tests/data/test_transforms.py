@@ -1,5 +1,7 @@
 """Transforms: picture and target stay one."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -14,11 +16,13 @@ from lessons.data.transforms import (
     ColourJitter,
     Compose,
     RandomMirror,
+    RandomTranspose,
     RandomUpsideDown,
     Resize,
     brighten,
     extreme_points,
     mirror,
+    transpose,
     upside_down,
 )
 from lessons.order import SampleStream
@@ -30,7 +34,7 @@ def sample():
                             "semantic": target["semantic"][:120], "panoptic": target["panoptic"][:120]}
 
 
-@pytest.mark.parametrize("turned", [mirror, upside_down])
+@pytest.mark.parametrize("turned", [mirror, upside_down, transpose])
 def test_mirroring_twice_changes_nothing(turned):
     image, target = sample()
     other, _ = turned(image, target)
@@ -43,7 +47,7 @@ def test_mirroring_twice_changes_nothing(turned):
 
 def test_boxes_follow_their_masks():
     image, target = compose_scene("val", 3)
-    for changed, new in (mirror(image, target), upside_down(image, target), Resize((320, 320))(image, target)):
+    for changed, new in (mirror(image, target), upside_down(image, target), transpose(image, target), Resize((320, 320))(image, target)):
         assert changed.shape[-2:] == new["masks"].shape[-2:]
         for box, mask in zip(new["boxes"], new["masks"], strict=True):
             rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
@@ -69,6 +73,18 @@ def test_upside_down_a_left_hand_is_still_a_left_one():
     assert new["keypoints"].tolist() == [[[3, 6, 2], [0, 0, 0], [10, 1, 1]]]
     assert new["boxes"].tolist() == [[1, 2, 9, 8]]
     assert new["proposals"].tolist() == [[0, 9, 5, 10]]
+
+
+def test_transposed_rows_are_columns():
+    points = torch.tensor([[[3.0, 4, 2], [0, 0, 0]]])
+    target = {"boxes": torch.tensor([[1.0, 2, 9, 8]]), "keypoints": points, "proposals": torch.tensor([[0.0, 0, 5, 1]])}
+    image = torch.rand(3, 10, 20)
+    turned, new = transpose(image, target)
+    assert turned.shape == (3, 20, 10)
+    assert turned[0, 4, 3] == image[0, 3, 4]
+    assert new["keypoints"].tolist() == [[[4, 3, 2], [0, 0, 0]]]
+    assert new["boxes"].tolist() == [[2, 1, 8, 9]]
+    assert new["proposals"].tolist() == [[0, 0, 1, 5]]
 
 
 @pytest.mark.parametrize(("size", "longest", "expected"), [(60, None, (60, 80)), (600, 400, (300, 400)), ((50, 70), None, (50, 70))])
@@ -99,11 +115,11 @@ def test_about_half_are_mirrored(random):
     assert 70 < mirrored < 130
 
 
-def test_mirrored_and_upside_down_are_drawn_apart():
+def test_mirrored_upside_down_and_transposed_are_drawn_apart():
     image, target = sample()
     both = [tuple(not torch.equal(random(0.5, seed=3)(image, {**target, "image_id": i})[0], image)
-                  for random in (RandomMirror, RandomUpsideDown)) for i in range(80)]
-    assert set(both) == {(False, False), (False, True), (True, False), (True, True)}
+                  for random in (RandomMirror, RandomUpsideDown, RandomTranspose)) for i in range(160)]
+    assert set(both) == set(itertools.product((False, True), repeat=3))
 
 
 def keypoint_target(points):

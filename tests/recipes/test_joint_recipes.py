@@ -178,15 +178,15 @@ def test_on_photographs_anchors_and_numbers_of_regions_are_those_of_the_set():
 
     built = {name: detection_training.Recipe("x", fpn.build, fpn.PLANS).build_for(name, 2) for name in ("scenes", "nuclei")}
     assert built["scenes"].rpn.sizes == fpn.ANCHOR_SIZES
-    assert built["nuclei"].rpn.sizes == tuple((size / 2,) for size, in fpn.ANCHOR_SIZES)
+    assert built["nuclei"].rpn.sizes == tuple((0.75 * size,) for size, in fpn.ANCHOR_SIZES)
     assert built["nuclei"].box_head.batch_size == PHOTOGRAPHS["nuclei"].regions > built["scenes"].box_head.batch_size
     assert built["nuclei"].rpn.after_nms == dict.fromkeys((True, False), PHOTOGRAPHS["nuclei"].proposals)
     assert built["nuclei"].box_head.nms_threshold == PHOTOGRAPHS["nuclei"].nms_threshold > built["scenes"].box_head.nms_threshold
-    assert built["nuclei"].prepare.min_sizes == (256,)
+    assert built["nuclei"].prepare.min_sizes == (384,)
     for key, value in built["scenes"].state_dict().items():
         assert torch.equal(value, built["nuclei"].state_dict()[key]), key
     one = detection_training.Recipe("x", faster_rcnn.build, {}).build_for("nuclei", 2)
-    assert one.rpn.sizes == (tuple(size / 2 for size in faster_rcnn.ANCHOR_SIZES),)
+    assert one.rpn.sizes == (tuple(0.75 * size for size in faster_rcnn.ANCHOR_SIZES),)
     detection_training.Recipe("x", fcos.build, {}).build_for("nuclei", 2)  # which has no such numbers
 
 
@@ -195,6 +195,8 @@ def test_only_photographs_that_allow_it_are_turned_upside_down():
     target = {"boxes": torch.zeros(0, 4), "image_id": 1}
     seen = {name: {tuple(random_mirrors(name)(image, target)[0][0, :, 0].tolist()) for _ in range(40)}
             for name in ("scenes", "bccd", "coco2017")}
+    lying = {random_mirrors("nuclei")(image, target)[0].shape for _ in range(40)}
+    assert lying == {(3, 3, 2), (3, 2, 3)}
     assert seen["bccd"] == {(0, 2, 4), (1, 3, 5), (4, 2, 0), (5, 3, 1)}
     assert seen["scenes"] == seen["coco2017"] == {(0, 2, 4), (1, 3, 5)}
 
