@@ -361,7 +361,7 @@ for ax, pair, labels in ((axes[0, 0], ("AP_small", "AP_medium"), ("small objects
     ax.set_yticks(range(len(rows)), [ENTRANTS[name].title for name in rows])
     ax.invert_yaxis()
     finish_axes(ax, "AP", "", f"{labels[0]} and {labels[1]}", legend=False)
-    ax.legend(loc="lower right", frameon=False, fontsize=11)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize=11)  # beside no marker
 show(figure, alt="Two dot plots with a line for each detector: AP of small and medium objects, and AP on known and on unknown objects, where all detectors lose most of their AP.")
 
 # %% [markdown]

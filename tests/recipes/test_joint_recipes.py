@@ -76,14 +76,15 @@ def test_detrs_losses_weigh_otherwise_in_its_last_turns(tiny, monkeypatch):
     from lessons.detectors.detr import DETR
     from lessons.recipes import detr
 
+    assert len(detr.NO_OBJECT_WEIGHTS) == len(detr.CLASS_WEIGHTS) == len(detr.TURNS) + 1  # those before the first, too
     weights = []
     losses = DETR.losses
     monkeypatch.setattr(DETR, "losses", lambda model, *given: (weights.append((model.no_object_weight, model.loss_weights)),
                                                                losses(model, *given))[1])
-    monkeypatch.setattr(detr, "TURNS", (0, 0, 1, 2))
+    monkeypatch.setattr(detr, "TURNS", (0, 0, 1, 2, 3))
     detr.train(device="cpu", folder=tiny / "turns")
     assert weights == [(0.4, (1, 5, 2)), (1.0, (1, 5, 2)), (1.0, (5, 5, 2))]
-    assert json.loads((tiny / "turns/detr.json").read_text())["no_object_weights"] == [0.1, 0.1, 0.4, 1.0, 1.0]
+    assert json.loads((tiny / "turns/detr.json").read_text())["no_object_weights"] == list(detr.NO_OBJECT_WEIGHTS)
     assert DETR.loss_weights == (1, 5, 2)
 
 
@@ -156,9 +157,9 @@ def test_other_sets_are_seen_at_the_lessons_size(monkeypatch):
     if not (SHARED / "dsb2018_nuclei").is_dir():
         pytest.skip("no nuclei beside the repository")
     monkeypatch.setenv("LESSONS_DATA", str(SHARED))
-    assert side_of("nuclei") == 256
+    assert side_of("nuclei") == 384
     image, target = open_for_measuring("nuclei", "val")[0]
-    assert min(image.shape[1:]) == 256
+    assert min(image.shape[1:]) == 384
     mirrored = [open_for_training("nuclei", 10)[0][0] for _ in range(12)]
     assert any(not torch.equal(picture, mirrored[0]) for picture in mirrored), "some are mirrored"
 
