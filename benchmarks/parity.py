@@ -90,6 +90,7 @@ def detection_differences(mine: nn.Module, theirs: nn.Module, images: Sequence[T
     """Of every layer's outputs and of everything that is detected; "found i" is the number of picture i's objects.
 
     Of the backbone's blocks only the last layers are compared, unless `whole`: all, at full size, fill the memory.
+    Raises ValueError as `object_differences`.
     """
     layers = {ours: other for ours, other in layers_of(theirs).items()
               if whole or not ours.startswith("backbone.body.") or ours.endswith("bn3")}
@@ -103,7 +104,11 @@ def detection_differences(mine: nn.Module, theirs: nn.Module, images: Sequence[T
 
 
 def set_differences(mine: nn.Module, theirs: nn.Module, images: Sequence[Tensor]) -> Differences:
-    """The same of two DETRs; both find as many objects as they have queries."""
+    """The same of two DETRs, ours and transformers', which find as many objects as they have queries.
+
+    Their layers are attention and, after every layer of the decoder, logits and boxes (cxcywh, normalised).
+    Raises ValueError as `object_differences`.
+    """
     batch, _ = mine.prepare(images)
     with torch.no_grad():
         seen, expected = mine.predict(batch, need_weights=True), theirs.predict(batch, need_weights=True)

@@ -134,8 +134,8 @@ def fit(model: nn.Module, data: DetectionDataset, plan: Plan, seed: int = 0, fol
         callbacks: Sequence[Callback] = (), progress: bool = True, notes: Mapping[str, Any] | None = None) -> Trainer:
     """The loop that notebooks show: AdamW, a warm-up, then one cosine or more down to 0; long gradients are shortened.
 
-    before_step(model, step) is called before each step, from 0. Returns the trainer, which knows the history of the
-    losses and the seconds that it took.
+    before_step(model, step) is called before each step, from 0; notes: what a resumed training must have in common
+    with the saved one. Returns the trainer, which knows the history of the losses and the seconds that it took.
     """
     optimizer = torch.optim.AdamW(parameter_groups(model, plan), lr=plan.learning_rate, weight_decay=0.05)
     schedule = cosine(plan.steps, min(100, plan.steps // 4), restarts=plan.restarts)

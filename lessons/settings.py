@@ -91,13 +91,13 @@ def training_settings(trainer: "Trainer") -> dict[str, Any]:
               for group in trainer.optimizer.param_groups]
     rates = [group["lr"] for group in trainer.optimizer.param_groups]
     return {
+        **{name: str(value) for name, value in trainer.notes.items()},  # first: none takes the place of a setting
         "steps": trainer.steps, "batch_size": trainer.batch_size, "seed": trainer.seed,
         "data set": " ".join(str(getattr(trainer.dataset, name, "")) for name in ("name", "split")).strip(),
         "number of samples": len(trainer.dataset),  # type: ignore[arg-type]
         "optimiser": f"{type(trainer.optimizer).__name__} {groups}", "learning rate": str(rates),
         "schedule": _schedule_digest(trainer),
         "clip_norm": trainer.clip_norm, "ema_decay": trainer.ema_decay, "mixed_precision": trainer.mixed_precision,
-        **{name: str(value) for name, value in trainer.notes.items()},
     }
 
 

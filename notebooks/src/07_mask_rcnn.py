@@ -454,7 +454,7 @@ for name, kind in (("mask_rcnn", "masks"), ("keypoint_rcnn", "keypoints")):
 # %% [markdown]
 # *val* has objects that the detector knows, in new scenes; *val_unknown* has objects it has never seen. Both rows are shown wherever this collection reports results.
 #
-# The keypoints score low beside the boxes. (COCO measures no small objects' keypoints: the dashes.) Training is one reason: after 400 steps their AP was 0.054, after 2400 it is 0.150. Is another that an end is often no point? Along a pig's back every pixel
+# The keypoints score low beside the boxes. (COCO measures no small objects' keypoints: the dashes.) Too little training is one reason: after 400 steps their AP was 0.054, after 2400, at twice the rate, it is 0.150. Is another that an end is often no point? Along a pig's back every pixel
 # is nearly the topmost, and the measure, which allows an error in any direction, does not know that. If so, the top should be right in its height and wrong along the back. **Predict**, then look at how far from the truth the points of the
 # objects are that were found, *across* the object's edge (up and down for top and bottom) and *along* it, in parts of the root of the box's area. (Expected time: 5 s.)
 
@@ -484,8 +484,8 @@ for what, squares in (("as they are", across**2 + along**2), ("errors along the 
 assert along.median() > across.median()
 
 # %% [markdown]
-# **What came out.** The points lie 0.03 of the object's size from its edge, and half as far again along it. It is the errors along the edge that cost: were they forgiven, more than twice as many objects would have four good points, while forgiving the others helps a little. So half of the riddle is in the question, "where is the topmost pixel of a back?",
-# which has no good answer. A person's elbow has one; that is why COCO allows each kind of keypoint an error of its own.
+# **What came out.** The points lie 0.03 of the object's size from its edge, and half as far again along it. It is the errors along the edge that cost: were they forgiven, more than twice as many objects would reach a similarity of 0.75, while forgiving the others helps a little. So a good part of the riddle is in the question, "where is the topmost pixel of a back?",
+# which has no good answer. An elbow has a better one; and COCO allows each kind of keypoint its own error, measured by how far people's marks of it differ.
 #
 # **Did the masks help the boxes?** The paper says so, +0.9. Our cards cannot tell: both shipped detectors went on from lesson 06's, so their boxes have had more training, too, and Keypoint R-CNN's, with four times as many further steps, the most: its boxes are the best. An honest comparison
 # would train both for as long, with and without masks, and more than once (exercise 4).

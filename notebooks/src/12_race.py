@@ -311,7 +311,7 @@ for name, row in rows.items():
         print(f"{ENTRANTS[name].title}, against {ENTRANTS[before].title}: {ENTRANTS[name].idea}\n   {words}\n   {factors}")
 
 # %% [markdown]
-# Keypoint R-CNN leads, and not for its keypoints: it went on from FPN's weights for 19,200 pictures more, Mask R-CNN for 4,800. What a further head does for the boxes these rows cannot say; what *training on* does, they show well, and exercise 5 asks for more of it.
+# Keypoint R-CNN leads. But it went on from FPN's weights for 19,200 pictures, at twice the rate of Mask R-CNN, which went on for 4,800. Whether its lead is due to the keypoints or to the longer training, these rows cannot tell; an FPN that trains on for as long would (exercise 5).
 #
 # **What kinds of mistakes?** Everyone shows as many boxes as there are objects; each box is right, or wrong in one way (`lessons.error_breakdown`, notebook 01). **Predict:** who has the most duplicates, who the fewest?
 

@@ -108,7 +108,7 @@ def test_samples_repeat_and_the_global_generator_is_left_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("random", [RandomMirror, RandomUpsideDown])
+@pytest.mark.parametrize("random", [RandomMirror, RandomUpsideDown, RandomTranspose])
 def test_about_half_are_mirrored(random):
     image, target = sample()
     mirrored = sum(not torch.equal(random(0.5, seed=3)(image, {**target, "image_id": i})[0], image) for i in range(200))

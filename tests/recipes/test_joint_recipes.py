@@ -84,7 +84,7 @@ def test_detrs_losses_weigh_otherwise_in_its_last_turns(tiny, monkeypatch):
     monkeypatch.setattr(detr, "TURNS", (0, 0, 1, 2, 3))
     detr.train(device="cpu", folder=tiny / "turns")
     assert weights == [(0.4, (1, 5, 2)), (1.0, (1, 5, 2)), (1.0, (5, 5, 2))]
-    assert json.loads((tiny / "turns/detr.json").read_text())["no_object_weights"] == list(detr.NO_OBJECT_WEIGHTS)
+    assert json.loads((tiny / "turns/detr.json").read_text())["no_object_weights"] == [0.1, 0.1, 0.4, 1.0, 1.0, 1.0]
     assert DETR.loss_weights == (1, 5, 2)
 
 
@@ -191,7 +191,7 @@ def test_on_photographs_anchors_and_numbers_of_regions_are_those_of_the_set():
     detection_training.Recipe("x", fcos.build, {}).build_for("nuclei", 2)  # which has no such numbers
 
 
-def test_only_photographs_that_allow_it_are_turned_upside_down():
+def test_only_photographs_that_allow_it_are_turned():
     image = torch.arange(6.0).reshape(1, 3, 2).expand(3, 3, 2)
     target = {"boxes": torch.zeros(0, 4), "image_id": 1}
     seen = {name: {tuple(random_mirrors(name)(image, target)[0][0, :, 0].tolist()) for _ in range(40)}
