@@ -1,7 +1,7 @@
 """The widgets of notebook 11 in JupyterLab: weights, cells, layers, heads and queries chosen by mouse and by key."""
 
 import pytest
-from test_widgets_in_browser import slide, wait_for_change
+from test_widgets_in_browser import slide, wait_for, wait_for_change
 
 pytestmark = pytest.mark.browser
 
@@ -36,13 +36,12 @@ def test_weights_change_the_matching(widgets):
     before = say.inner_text()
     slide(widgets, widget, "l1_weight", "Home")
     wait_for_change(widgets, say.inner_text, before)
-    before, ground = equation.inner_text(), widget.locator("[data-cell]").nth(2 * objects + 1).bounding_box()
+    ground = widget.locator("[data-cell]").nth(2 * objects + 1).bounding_box()
     widgets.page.mouse.click(ground["x"] + ground["width"] / 2, ground["y"] + ground["height"] / 2)
-    before = wait_for_change(widgets, equation.inner_text, before)
-    assert before.startswith("q2 (")
+    before = wait_for(widgets, equation.inner_text, lambda words: words.startswith("q2 ("))
     widgets.page.keyboard.press("ArrowDown")
     wait_for_change(widgets, equation.inner_text, before)
-    assert widget.locator("[data-chosen]").get_attribute("data-chosen") == "3"
+    wait_for(widgets, lambda: widget.locator("[data-chosen]").get_attribute("data-chosen"), lambda query: query == "3")
     cell = widget.locator('[data-cell="0-0"]')
     before = cell.get_attribute("fill")
     widget.get_by_label("show").select_option("GIoU")
@@ -55,47 +54,42 @@ def test_attention_follows_place_object_layer_and_head(widgets):
     widget = widgets.widget("attention")
     say = widget.locator("p.dl-say")
     picture = widget.locator(".dl-picture [data-veil]")
-    before, ground = say.inner_text(), widget.locator("[data-ground]").bounding_box()
+    ground = widget.locator("[data-ground]").bounding_box()
     widgets.page.mouse.click(ground["x"] + 5, ground["y"] + 5)
-    before = wait_for_change(widgets, say.inner_text, before)
-    assert "column 0, row 0" in before
+    wait_for(widgets, say.inner_text, lambda words: "column 0, row 0" in words)
     widgets.page.keyboard.press("ArrowRight")
-    before = wait_for_change(widgets, say.inner_text, before)
-    assert "column 1, row 0" in before
+    wait_for(widgets, say.inner_text, lambda words: "column 1, row 0" in words)
     slide(widgets, widget, "layer", "Home")
-    before = wait_for_change(widgets, say.inner_text, before)
-    assert "layer 1" in before
+    wait_for(widgets, say.inner_text, lambda words: "layer 1" in words)
     shown = picture.get_attribute("href")
     widget.locator('[data-tile="mean"]').focus()
     widgets.page.keyboard.press("ArrowRight")
-    before = wait_for_change(widgets, say.inner_text, before)
-    assert "head 1" in before
-    assert picture.get_attribute("href") != shown
+    wait_for(widgets, say.inner_text, lambda words: "head 1" in words)
+    wait_for_change(widgets, lambda: picture.get_attribute("href"), shown)
     widget.locator('[data-row="0"]').click()
-    before = wait_for_change(widgets, say.inner_text, before)
-    assert before.startswith("Decoder")
-    assert widget.locator('[data-slider="layer"]').get_attribute("max") == "3"
+    before = wait_for(widgets, say.inner_text, lambda words: words.startswith("Decoder"))
+    slider = widget.locator('[data-slider="layer"]')
+    wait_for(widgets, lambda: slider.get_attribute("max"), lambda last: last == "3")
     widgets.page.keyboard.press("ArrowDown")
     wait_for_change(widgets, say.inner_text, before)
-    assert widget.locator('[data-now="true"]').get_attribute("data-object") == "1"
+    now = widget.locator('[data-now="true"]')
+    wait_for(widgets, lambda: now.get_attribute("data-object"), lambda one: one == "1")
     widgets.screenshot("widget_attention")
 
 
 def test_a_query_is_chosen_among_all(widgets):
     widget = widgets.widget("queries")
     say = widget.locator("p.dl-say")
-    before = say.inner_text()
     widget.locator('[data-tile="6"]').click()
-    before = wait_for_change(widgets, say.inner_text, before)
-    assert before.startswith("Query 6")
+    wait_for(widgets, say.inner_text, lambda words: words.startswith("Query 6"))
     widgets.page.keyboard.press("ArrowDown")
-    before = wait_for_change(widgets, say.inner_text, before)
-    assert before.startswith("Query 11")
+    before = wait_for(widgets, say.inner_text, lambda words: words.startswith("Query 11"))
     widget.locator('[data-toggle="outlines"]').check()
-    assert wait_for_change(widgets, widget.locator("[data-outline]").count, 0) == 12
+    outlines = widget.locator("[data-outline]")
+    wait_for(widgets, outlines.count, lambda count: count == 12)
     slide(widgets, widget, "lowest", "PageUp")
     before = wait_for_change(widgets, say.inner_text, before)
-    assert widget.locator("[data-outline]").count() < 12
+    wait_for(widgets, outlines.count, lambda count: count < 12)
     widget.get_by_label("colour by").select_option("figure 7")
     wait_for_change(widgets, say.inner_text, before)
     widgets.screenshot("widget_queries")

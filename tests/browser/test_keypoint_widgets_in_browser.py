@@ -1,7 +1,7 @@
 """The widgets of notebook 10 in JupyterLab: a cell chosen by click and by key, pairs with and without their centres."""
 
 import pytest
-from test_widgets_in_browser import slide, wait_for_change
+from test_widgets_in_browser import slide, wait_for, wait_for_change
 
 pytestmark = pytest.mark.browser
 
@@ -27,39 +27,37 @@ def test_looks_follow_the_chosen_cell(widgets):
     say, lines = widget.locator("p.dl-say"), widget.locator("[data-line]")
     assert lines.count() == 0
     widget.get_by_role("button", name="Next").click()
-    wait_for_change(widgets, lines.count, 0)
-    assert "Along the row to the right" in say.inner_text()
-    widget.get_by_role("button", name="Next").click()
-    wait_for_change(widgets, lines.count, 1)
+    wait_for(widgets, lines.count, lambda count: count == 1)
+    wait_for(widgets, say.inner_text, lambda words: "Along the row to the right" in words)
     before = say.inner_text()
+    widget.get_by_role("button", name="Next").click()
+    wait_for(widgets, lines.count, lambda count: count == 2)
+    before = wait_for_change(widgets, say.inner_text, before)
     widget.locator("[data-aim]").focus()
     widgets.page.keyboard.press("ArrowUp")
-    wait_for_change(widgets, say.inner_text, before)
-    before, ground = say.inner_text(), widget.locator("[data-ground]").bounding_box()
+    before = wait_for_change(widgets, say.inner_text, before)
+    ground = widget.locator("[data-ground]").bounding_box()
     widgets.page.mouse.click(ground["x"] + ground["width"] * 0.11, ground["y"] + ground["height"] * 0.11)
     wait_for_change(widgets, say.inner_text, before)
     assert int(widget.locator("[data-aim] .dl-frame").get_attribute("x")) == 16
     widget.get_by_label("kind").select_option("cascade, top-left")
-    wait_for_change(widgets, widget.locator("[data-look]").count, 2)
-    assert widget.locator("[data-look]").count() == 4
+    wait_for(widgets, widget.locator("[data-look]").count, lambda count: count == 4)
     widgets.screenshot("widget_pooling")
 
 
 def test_centres_thin_out_the_pairs(widgets):
     widget = widgets.widget("triplets")
     pairs, say = widget.locator("[data-pair]"), widget.locator("p.dl-say")
-    many, before = pairs.count(), say.inner_text()
+    many = pairs.count()
     assert many > 10
     assert widget.locator("[data-region]").count() == 1
     widget.locator('[data-toggle="central"]').check()
-    wait_for_change(widgets, pairs.count, many)
-    assert pairs.count() < many
-    assert "A centre in the middle keeps" in say.inner_text()
-    before = say.inner_text()
+    wait_for(widgets, pairs.count, lambda count: count < many)
+    before = wait_for(widgets, say.inner_text, lambda words: "A centre in the middle keeps" in words)
     widget.locator('[data-row="3"]').click()
-    wait_for_change(widgets, say.inner_text, before)
-    before = say.inner_text()
+    before = wait_for_change(widgets, say.inner_text, before)
     widgets.page.keyboard.press("ArrowDown")
+    before = wait_for_change(widgets, say.inner_text, before)
     slide(widgets, widget, "distance", "Home")
     wait_for_change(widgets, say.inner_text, before)
     widgets.screenshot("widget_triplets")

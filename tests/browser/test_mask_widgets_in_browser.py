@@ -1,7 +1,7 @@
 """The widgets of notebook 07 in JupyterLab: a region dragged by fractions of a cell, a mask cut at a threshold."""
 
 import pytest
-from test_widgets_in_browser import slide, wait_for_change
+from test_widgets_in_browser import slide, wait_for, wait_for_change
 
 pytestmark = pytest.mark.browser
 
@@ -41,8 +41,7 @@ def test_a_region_moves_by_fractions_of_a_cell(widgets):
     wait_for_change(widgets, lambda: results.get_attribute("aria-label"), old)
     assert float(body.get_attribute("x")) < 24.6
     slide(widgets, widget, "bins", "ArrowRight")
-    wait_for_change(widgets, widget.locator("[data-bin]").count, 4)
-    assert widget.locator("[data-bin]").count() == 9
+    wait_for(widgets, widget.locator("[data-bin]").count, lambda count: count == 9)
     widgets.screenshot("widget_roi")
 
 
@@ -54,7 +53,7 @@ def test_a_higher_threshold_leaves_less_of_a_mask(widgets):
     widget.get_by_text("reach 0.90").wait_for()
     after = say.inner_text()
     assert pixels(after) < pixels(before)
-    assert veil.get_attribute("href") != shown
+    wait_for_change(widgets, lambda: veil.get_attribute("href"), shown)
     widget.get_by_role("combobox").select_option("1")
     wait_for_change(widgets, say.inner_text, after)
     widgets.screenshot("widget_mask_paste")

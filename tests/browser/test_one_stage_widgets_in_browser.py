@@ -1,7 +1,7 @@
 """The widgets of notebooks 08 and 09 in JupyterLab: a loss that is focused, a pixel that is chosen."""
 
 import pytest
-from test_widgets_in_browser import slide, wait_for_change
+from test_widgets_in_browser import slide, wait_for, wait_for_change
 
 pytestmark = pytest.mark.browser
 
@@ -26,13 +26,12 @@ def test_focus_takes_the_loss_from_easy_background(widgets):
     veil = widget.locator("[data-veil]")
     before, picture = share.inner_text(), veil.get_attribute("href")
     slide(widgets, widget, "gamma", "Home")
-    plain = wait_for_change(widgets, share.inner_text, before)
-    assert percent(plain) > 10 * percent(before)
-    assert veil.get_attribute("href") != picture
+    plain = wait_for(widgets, share.inner_text, lambda words: percent(words) > 10 * percent(before))
+    wait_for_change(widgets, lambda: veil.get_attribute("href"), picture)
     curve = widget.locator('[data-curve="objects"]').get_attribute("d")
     slide(widgets, widget, "alpha", "ArrowRight", 10)
-    assert percent(wait_for_change(widgets, share.inner_text, plain)) < percent(plain)
-    assert widget.locator('[data-curve="objects"]').get_attribute("d") != curve
+    wait_for(widgets, share.inner_text, lambda words: percent(words) < percent(plain))
+    wait_for_change(widgets, lambda: widget.locator('[data-curve="objects"]').get_attribute("d"), curve)
     weighed = share.inner_text()
     widget.locator('[data-toggle="balanced"]').press("Space")
     wait_for_change(widgets, share.inner_text, weighed)
@@ -49,8 +48,8 @@ def test_a_pixel_is_chosen_by_mouse_and_by_keyboard(widgets):
     assert before.startswith("l ")
     place = widget.locator("[data-ground]").bounding_box()
     widgets.page.mouse.click(place["x"] + place["width"] * 0.99, place["y"] + place["height"] * 0.01)
-    assert wait_for_change(widgets, sides.inner_text, before) == "background: nothing to regress"
-    assert widget.locator("[data-sides]").count() == 0
+    wait_for(widgets, sides.inner_text, lambda words: words == "background: nothing to regress")
+    wait_for(widgets, widget.locator("[data-sides]").count, lambda count: count == 0)
     aim = widget.locator("[data-aim] .dl-frame")
     x = float(aim.get_attribute("cx"))
     widgets.page.keyboard.press("ArrowLeft")  # the click has put the focus on the ring
@@ -69,7 +68,7 @@ def test_a_pixel_is_chosen_by_mouse_and_by_keyboard(widgets):
     widget.locator('[data-level="P3"]').first.wait_for()
     count = points.count()
     widget.get_by_role("combobox").select_option("P5")
-    assert wait_for_change(widgets, points.count, count) == 25
+    wait_for(widgets, points.count, lambda count: count == 25)
     widgets.screenshot("widget_locations")
 
 

@@ -1,7 +1,7 @@
 """The widget of notebook 12 in JupyterLab: axes are chosen, detectors are walked through."""
 
 import pytest
-from test_widgets_in_browser import wait_for_change
+from test_widgets_in_browser import wait_for, wait_for_change
 
 pytestmark = pytest.mark.browser
 
@@ -28,15 +28,14 @@ def test_detectors_are_walked_through_and_axes_chosen(widgets):
     assert widget.locator('[data-arrow="second-third"]').count() == 1
     widget.locator("[data-runners]").focus()
     widgets.page.keyboard.press("ArrowLeft")
-    second = wait_for_change(widgets, say.inner_text, before)
-    assert second.startswith("Second (2015)")
-    assert widget.locator('[data-value="AP-change"]').inner_text() == "−0.100 ± 0.020"
+    wait_for(widgets, say.inner_text, lambda words: words.startswith("Second (2015)"))
+    change = widget.locator('[data-value="AP-change"]')
+    wait_for(widgets, change.inner_text, lambda words: words == "−0.100 ± 0.020")
     widgets.page.keyboard.press("Home")
-    first = wait_for_change(widgets, say.inner_text, second)
-    assert first.endswith("It ran first.")
-    assert widget.locator("[data-arrow]").count() == 0
+    wait_for(widgets, say.inner_text, lambda words: words.endswith("It ran first."))
+    wait_for(widgets, widget.locator("[data-arrow]").count, lambda count: count == 0)
     widget.locator('[data-runner="third"]').hover()
-    assert wait_for_change(widgets, say.inner_text, first).startswith("Third (2015)")
+    wait_for(widgets, say.inner_text, lambda words: words.startswith("Third (2015)"))
     place = widget.locator('[data-runner="first"]').bounding_box()
     widget.get_by_label("across").select_option("AP50")
     assert wait_for_change(widgets, lambda: widget.locator('[data-runner="first"]').bounding_box(), place) != place

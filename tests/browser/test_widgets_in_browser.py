@@ -5,6 +5,7 @@ kernel's model, where a widget can be shown twice, taken away and put on a dark 
 """
 
 import base64
+import time
 
 import pytest
 import torch
@@ -75,12 +76,18 @@ def number(widget, name):
     return float(widget.locator(f'[data-value="{name}"]').first.inner_text())
 
 
-def wait_for_change(lab, read, before):
-    for _ in range(100):
-        if read() != before:
-            return read()
+def wait_for(lab, read, wanted):
+    """What `read()` gives once it is as wanted; answers come from Python, late, and first those to earlier changes."""
+    deadline = time.monotonic() + 30
+    while not wanted(found := read()):
+        assert time.monotonic() < deadline, f"still {found!r}"
         lab.page.wait_for_timeout(50)
-    raise AssertionError(f"still {before}")
+    return found
+
+
+def wait_for_change(lab, read, before):
+    """As `wait_for`, where nothing is known of what comes but that it is new."""
+    return wait_for(lab, read, lambda found: found != before)
 
 
 def test_boxes_follow_the_mouse(widgets):
@@ -92,7 +99,7 @@ def test_boxes_follow_the_mouse(widgets):
     widgets.page.mouse.down()
     widgets.page.mouse.move(x - 90, y - 20, steps=6)
     widgets.page.mouse.up()
-    assert wait_for_change(widgets, lambda: number(widget, "giou"), before) > before
+    wait_for(widgets, lambda: number(widget, "giou"), lambda giou: giou > before)
     widgets.screenshot("widget_boxes")
 
 
@@ -126,24 +133,21 @@ def test_boxes_follow_the_keyboard(widgets):
 
 
 def start_disjoint(lab, widget):
-    giou = number(widget, "giou")
     widget.get_by_role("button", name="disjoint").click()
-    wait_for_change(lab, lambda: number(widget, "giou"), giou)
-    assert number(widget, "iou") == 0
+    wait_for(lab, lambda: number(widget, "iou"), lambda iou: iou == 0)
+    wait_for(lab, widget.locator("[data-arrow]").count, lambda arrows: arrows > 0)  # GIoU pulls
 
 
 def test_descent_reaches_the_target_where_there_is_a_gradient(widgets):
     widget = widgets.widget("boxes")
     start_disjoint(widgets, widget)
-    assert widget.locator("[data-arrow]").count() > 0  # GIoU pulls
     before = number(widget, "giou")
     for _ in range(5):
         widget.get_by_role("button", name="Step").click()
-    assert wait_for_change(widgets, lambda: number(widget, "giou"), before) > before
-    widget.get_by_role("button", name="disjoint").click()
+    wait_for(widgets, lambda: number(widget, "giou"), lambda giou: giou > before)
+    start_disjoint(widgets, widget)
     widget.get_by_role("combobox").select_option("IoU")
-    widgets.page.wait_for_timeout(500)
-    assert widget.locator("[data-arrow]").count() == 0  # IoU does not
+    wait_for(widgets, widget.locator("[data-arrow]").count, lambda arrows: arrows == 0)  # IoU does not
     assert "nothing tells B where to go" in widget.inner_text()
 
 
@@ -163,7 +167,7 @@ def test_nms_steps_and_threshold(widgets):
     slider = widget.locator('[data-slider="step"]')
     longest = slider.get_attribute("max")
     slide(widgets, widget, "iou_threshold", "ArrowRight", 8)
-    assert int(wait_for_change(widgets, lambda: slider.get_attribute("max"), longest)) > int(longest)
+    wait_for(widgets, lambda: int(slider.get_attribute("max")), lambda last: last > int(longest))
     widgets.screenshot("widget_nms")
 
 
@@ -177,10 +181,10 @@ def test_precision_and_recall_move_with_the_threshold_and_with_a_flip(widgets):
     before = number(widget, "ap")
     widget.locator('[data-rank="1"]').focus()
     widgets.page.keyboard.press("Enter")
-    assert wait_for_change(widgets, lambda: number(widget, "ap"), before) > before
+    wait_for(widgets, lambda: number(widget, "ap"), lambda ap: ap > before)
     widget.locator('[data-rank="3"]').click()
-    widgets.page.wait_for_timeout(500)
-    assert "each can be found once" in widget.locator(".dl-error").inner_text()  # a fourth right one of three objects
+    error = widget.locator(".dl-error")
+    wait_for(widgets, error.inner_text, lambda text: "each can be found once" in text)  # a fourth right one of three objects
     widgets.screenshot("widget_pr")
 
 
@@ -207,25 +211,24 @@ def test_anchors_follow_thresholds_rule_and_sizes(widgets):
     widget = widgets.widget("anchors")
     before = number(widget, "positive")
     slide(widgets, widget, "high", "ArrowLeft", 4)
-    lower = wait_for_change(widgets, lambda: number(widget, "positive"), before)
-    assert lower > before
-    assert widget.locator("[data-anchor]").count() == min(lower, 60)
+    wait_for(widgets, lambda: number(widget, "positive"), lambda positive: positive > before)
+    wait_for(widgets, widget.locator("[data-anchor]").count, lambda drawn: drawn == min(number(widget, "positive"), 60))
     cells = widget.locator("svg circle").count()
     widget.get_by_role("combobox").first.select_option("8")
-    assert wait_for_change(widgets, lambda: widget.locator("svg circle").count(), cells) == 4 * cells
+    wait_for(widgets, widget.locator("svg circle").count, lambda finer: finer == 4 * cells)
     negative = number(widget, "negative")
     widget.locator('[data-choice="sizes-128"]').press("Space")
-    assert wait_for_change(widgets, lambda: number(widget, "negative"), negative) > negative
+    wait_for(widgets, lambda: number(widget, "negative"), lambda more: more > negative)
     positive = number(widget, "positive")
     slide(widgets, widget, "high", "End")
-    positive = wait_for_change(widgets, lambda: number(widget, "positive"), positive)
+    wait_for(widgets, lambda: number(widget, "positive"), lambda fewer: fewer < positive)
     widget.locator('[data-toggle="best_rule"]').press("Space")
-    assert wait_for_change(widgets, lambda: number(widget, "positive"), positive) == 0
+    wait_for(widgets, lambda: number(widget, "positive"), lambda none: none == 0)
     assert "learnt by no anchor" in widget.inner_text()
     widget.locator('[data-toggle="best_rule"]').press("Space")
-    wait_for_change(widgets, lambda: number(widget, "positive"), 0)
+    best = wait_for_change(widgets, lambda: number(widget, "positive"), 0)
     slide(widgets, widget, "high", "ArrowLeft", 8)
-    widgets.page.wait_for_timeout(500)
+    wait_for(widgets, lambda: number(widget, "positive"), lambda more: more > best)
     widgets.screenshot("widget_anchors")
 
 
@@ -254,9 +257,9 @@ def test_a_smaller_box_goes_to_a_finer_level(widgets):
     for _ in range(6):
         widgets.page.keyboard.press("Shift+Control+ArrowLeft")
         widgets.page.keyboard.press("Shift+Control+ArrowUp")
-    assert wait_for_change(widgets, lambda: chosen.get_attribute("data-level"), "P3") == "P2"
+    wait_for(widgets, lambda: chosen.get_attribute("data-level"), lambda level: level == "P2")
     slide(widgets, widget, "canonical_size", "PageDown", 15)
-    assert wait_for_change(widgets, lambda: chosen.get_attribute("data-level"), "P2") == "P3"
+    wait_for(widgets, lambda: chosen.get_attribute("data-level"), lambda level: level == "P3")
     assert "log₂" in widget.locator('[data-value="equation"]').inner_text()
     widgets.screenshot("widget_levels")
 
@@ -268,7 +271,7 @@ def test_a_window_of_any_size_has_a_vector_of_one_length(widgets):
     widget.locator('[data-box="w"]').focus()
     for _ in range(3):
         widgets.page.keyboard.press("Shift+Control+ArrowRight")
-    assert float(wait_for_change(widgets, lambda: cells.get_attribute("width"), width)) > float(width)
+    wait_for(widgets, lambda: float(cells.get_attribute("width")), lambda wider: wider > float(width))
     assert length.inner_text() == before
     assert widget.locator('[data-bin="4"]').count() == 16
     widget.get_by_role("combobox").select_option("2")
@@ -283,12 +286,11 @@ def test_play_arrives_and_stops_by_itself(widgets):
     widget = widgets.widget("boxes")
     widget.get_by_role("combobox").select_option("GIoU")
     widget.get_by_role("button", name="Reset").click()
-    widgets.page.wait_for_timeout(500)
     start_disjoint(widgets, widget)
     widget.get_by_role("button", name="Play").click()
     widgets.page.wait_for_function("""() => [...document.querySelectorAll('[data-widget="boxes"] button')]
         .some(button => button.textContent.includes("Play"))""", timeout=60_000)
-    assert number(widget, "giou") > 0.99
+    wait_for(widgets, lambda: number(widget, "giou"), lambda giou: giou > 0.99)
     assert "where it wants to be" in widget.inner_text()
 
 

@@ -144,6 +144,22 @@ def test_step_reset_and_presets():
     assert widget.preset == ""
 
 
+def test_all_that_a_change_brings_about_reaches_the_page_in_one_message(monkeypatch):
+    """Otherwise a reader sees a new number beside an old sentence, for as long as Python takes."""
+    widget = BoxPlayground(IMAGE, [0, 0, 20, 20], [10, 0, 30, 20])
+    sent = []
+    monkeypatch.setattr(widget, "_send", lambda message, buffers=None: sent.append(message))
+    for change, answers in (({"box_b": [40.0, 30, 60, 50]}, {"values", "pull", "message"}),
+                            ({"preset": "touching"}, {"preset", "box_b", "values", "pull", "message"}),
+                            ({"box_b": [30.0, 0, 10, 20]}, {"error"})):
+        sent.clear()
+        widget.set_state(change)  # as when it comes from the page
+        (update,) = (message["state"] for message in sent if message["method"] == "update")
+        assert answers <= update.keys()
+    widget.set_state({"box_b": [40.0, 30, 60, 50]})
+    assert widget.error == ""
+
+
 def test_an_error_is_shown_and_goes_away():
     widget = BoxPlayground(IMAGE, [0, 0, 20, 20], [10, 0, 30, 20])
     widget.box_b = [30, 0, 10, 20]

@@ -74,9 +74,8 @@ class AnchorExplorer(LessonWidget):
                  "counts": {kind: int((kinds == number).sum()) for number, kind in enumerate(KINDS)},
                  "rescued": int(rescued.sum()), "boxes": {kind: self._drawn(kind) for kind in KINDS},
                  "objects": self._objects(overlap, matches)}
-        with self.hold_sync():  # the page draws all of it at once
-            self.state = state
-            self.message = self._sentence(state)
+        self.state = state
+        self.message = self._sentence(state)
 
     def _anchors(self) -> tuple[Tensor, tuple[int, int]]:
         """All anchors (N, 4), and the grid's rows and columns; none where no size or no ratio is chosen."""

@@ -77,6 +77,7 @@ class AttentionExplorer(LessonWidget):
     def _show_decoder(self, change: Any = None) -> None:
         self._show("decoder")
 
+    @shows_errors
     def _show(self, kind: str) -> None:
         if self.kind == kind:
             self._look()
@@ -85,14 +86,13 @@ class AttentionExplorer(LessonWidget):
 
     @shows_errors
     def _look(self, change: Any = None) -> None:
-        with self.hold_sync():  # the page draws all of it at once
-            self.layers = len(self._tables[self.kind])
-            self.layer = min(max(self.layer, 1), self.layers)
-            maps = self._maps(self.kind, self._source())
-            self.veils = {name: data_url(heat_picture(one / one.max().clamp(min=1e-12)).float())
-                          for name, one in maps.items()}
-            self.largest = self.row().max().item()
-            self.message = self._sentence(self.row())
+        self.layers = len(self._tables[self.kind])
+        self.layer = min(max(self.layer, 1), self.layers)
+        maps = self._maps(self.kind, self._source())
+        self.veils = {name: data_url(heat_picture(one / one.max().clamp(min=1e-12)).float())
+                      for name, one in maps.items()}
+        self.largest = self.row().max().item()
+        self.message = self._sentence(self.row())
 
     def _source(self) -> Sequence[int]:
         """Where the attention starts: the cell, or the number of the chosen object's query."""

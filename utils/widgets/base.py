@@ -69,17 +69,20 @@ def slider_range(values: Sequence[float]) -> dict[str, float]:
 
 
 def shows_errors(method: Method) -> Method:
-    """For callbacks: an exception becomes the widget's `error` sentence, since a notebook would swallow it."""
+    """For callbacks: an exception becomes the widget's `error` sentence, since a notebook would swallow it.
+
+    What a callback changes reaches the page in one message: a reader never sees a new number beside an old sentence.
+    """
 
     @wraps(method)
     def guarded(self: "LessonWidget", *arguments: Any) -> Any:
-        try:
-            result = method(self, *arguments)
+        with self.hold_sync():
             self.error = ""
-            return result
-        except Exception as error:  # whatever went wrong, the reader must see it
-            self.error = f"{type(error).__name__}: {error}"
-            return None
+            try:
+                return method(self, *arguments)
+            except Exception as error:  # whatever went wrong, the reader must see it
+                self.error = f"{type(error).__name__}: {error}"
+                return None
 
     return guarded  # type: ignore[return-value]
 

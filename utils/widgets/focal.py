@@ -82,11 +82,10 @@ class FocalLossExplorer(LessonWidget):
     @shows_errors
     def _weigh(self, change: Any = None) -> None:
         counts, shares = self.carried(self.gamma)
-        with self.hold_sync():  # the page draws all of it at once
-            self.counts, self.shares = counts, shares
-            self.veil = data_url(heat_picture(self._where(self.gamma)).float())
-            self.curves = self._curves()
-            self.message = self._sentence()
+        self.counts, self.shares = counts, shares
+        self.veil = data_url(heat_picture(self._where(self.gamma)).float())
+        self.curves = self._curves()
+        self.message = self._sentence()
 
     def _weight(self) -> float:
         return self.alpha if self.balanced else -1

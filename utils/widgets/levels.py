@@ -56,13 +56,12 @@ class LevelExplorer(LessonWidget):
         box = checked_box(self.box)
         chosen = int(pyramid_levels(torch.tensor([box], dtype=torch.float64), self._strides, self.canonical_size,
                                     self._canonical_level))
-        with self.hold_sync():  # the page draws all of it at once
-            self.levels = [{"name": f"P{round(math.log2(stride))}", "stride": stride, "chosen": number == chosen,
-                            "cells": covered_cells(box, stride, self.size)}
-                           for number, stride in enumerate(self._strides)]
-            self.level = self.levels[chosen]["name"]
-            self.equation = self._equation()
-            self.message = self._sentence(chosen)
+        self.levels = [{"name": f"P{round(math.log2(stride))}", "stride": stride, "chosen": number == chosen,
+                        "cells": covered_cells(box, stride, self.size)}
+                       for number, stride in enumerate(self._strides)]
+        self.level = self.levels[chosen]["name"]
+        self.equation = self._equation()
+        self.message = self._sentence(chosen)
 
     def _equation(self) -> str:
         """Equation 1 with the numbers put in."""

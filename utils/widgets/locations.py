@@ -75,10 +75,9 @@ class LocationExplorer(LessonWidget):
         self._ranges = fcos_ranges(self._stride, self._reach)
         places = self._centres, self._stride, self._ranges, self._radius if self.centre else math.inf
         self._fits, self._matches = fcos_fits(self._truth, *places), fcos_targets(self._truth, *places)
-        with self.hold_sync():  # the page draws all of it at once
-            self.points = self._drawn()
-            self.counts = self._count()
-            self._look()
+        self.points = self._drawn()
+        self.counts = self._count()
+        self._look()
 
     def _drawn(self) -> list[dict[str, Any]]:
         """Every point: where it is, its level, the object that it learns (-1 for none), how many it could."""
@@ -106,10 +105,9 @@ class LocationExplorer(LessonWidget):
         for stride in self._stride.unique().tolist():
             own = torch.where(self._stride == stride)[0]
             rows.append(self._row(int(own[away[own].argmin()])))
-        with self.hold_sync():
-            self.rows = rows
-            self.learns = next((row for row in rows if row["object"] >= 0), {})
-            self.message = self._sentence()
+        self.rows = rows
+        self.learns = next((row for row in rows if row["object"] >= 0), {})
+        self.message = self._sentence()
 
     def _row(self, index: int) -> dict[str, Any]:
         match = int(self._matches[index])

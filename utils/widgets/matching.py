@@ -105,15 +105,14 @@ class MatchingExplorer(LessonWidget):
     def _match(self, change: Any = None) -> None:
         cost = self.cost()
         ways = {"hungarian": list(zip(*_values(hungarian_match(cost)), strict=True)), "greedy": greedy_match(cost)}
-        with self.hold_sync():  # the page draws all of it at once
-            self.totals = {name: sum(cost[pair].item() for pair in pairs) for name, pairs in ways.items()}
-            self.pairs = ways.pop(self.method)
-            (self.others,) = ways.values()
-            self.candidates = sorted({*cost.topk(min(CANDIDATES, len(cost)), dim=0, largest=False).indices.flatten()
-                                     .tolist(), *(query for query, _ in self.pairs + self.others)})
-            self.cells = self._coloured(cost if self.part == "sum" else self._costs[self.part])
-            self.message = self._sentence()
-            self._describe()
+        self.totals = {name: sum(cost[pair].item() for pair in pairs) for name, pairs in ways.items()}
+        self.pairs = ways.pop(self.method)
+        (self.others,) = ways.values()
+        self.candidates = sorted({*cost.topk(min(CANDIDATES, len(cost)), dim=0, largest=False).indices.flatten()
+                                 .tolist(), *(query for query, _ in self.pairs + self.others)})
+        self.cells = self._coloured(cost if self.part == "sum" else self._costs[self.part])
+        self.message = self._sentence()
+        self._describe()
 
     @staticmethod
     def _coloured(shown: Tensor) -> list[list[dict[str, Any]]]:

@@ -99,10 +99,9 @@ class PoolingExplorer(LessonWidget):
         if not (0 <= column < width and 0 <= row < height):
             raise ValueError(f"cell {list(self.cell)} lies outside the map of {width} x {height} cells.")
         found = looks(self._map, (row, column), self.pooling)
-        with self.hold_sync():  # the page draws all of it at once
-            self.step = min(max(self.step, 0), len(found))
-            self.looks = [one | {"colour": colour} for one, colour in zip(found, COLOURS, strict=False)]
-            self.message = self._sentence(self._map[row, column].item())
+        self.step = min(max(self.step, 0), len(found))
+        self.looks = [one | {"colour": colour} for one, colour in zip(found, COLOURS, strict=False)]
+        self.message = self._sentence(self._map[row, column].item())
 
     @property
     def result(self) -> float:

@@ -56,15 +56,14 @@ class PrecisionRecallExplorer(LessonWidget):
         scores = torch.tensor(self.scores, dtype=torch.float64)
         matched = torch.tensor(self.matched, dtype=torch.bool)
         precision, recall = precision_recall(scores, matched, self.num_ground_truth)
-        with self.hold_sync():  # the page draws all of it at once
-            self.counts = self._count(precision, recall)
-            self.precision = precision.tolist()
-            self.recall = recall.tolist() if self.num_ground_truth else []
-            self.readings = self._read(precision, recall) if self.num_ground_truth else []
-            average = average_precision(scores, matched, self.num_ground_truth, self.protocol)
-            self.average = average.item() if self.num_ground_truth else None
-            self.message = "" if self.num_ground_truth else (
-                "There are no objects: nothing can be found, so recall and average precision are not defined.")
+        self.counts = self._count(precision, recall)
+        self.precision = precision.tolist()
+        self.recall = recall.tolist() if self.num_ground_truth else []
+        self.readings = self._read(precision, recall) if self.num_ground_truth else []
+        average = average_precision(scores, matched, self.num_ground_truth, self.protocol)
+        self.average = average.item() if self.num_ground_truth else None
+        self.message = "" if self.num_ground_truth else (
+            "There are no objects: nothing can be found, so recall and average precision are not defined.")
 
     def _count(self, precision: Tensor, recall: Tensor) -> list[dict[str, float | None]]:
         """What the first 0, 1, 2, ... detections amount to."""

@@ -65,13 +65,12 @@ class PyramidExplorer(LessonWidget):
         pooled = roi_spatial_pyramid_pool(self._features[None], [window], self.levels, 1 / self.stride)[0]
         parts = pooled.split([len(self._features) * n * n for n in self.levels])
         own = self._features[self.channel]
-        with self.hold_sync():  # the page draws all of it at once
-            self.strongest, self.veil = own.amax().item(), data_url(heat_picture(own))
-            self.cells = torch.cat([first, first + size], dim=1)[0].long().tolist()
-            self.bins = [{"n": n, "values": part.view(-1, n * n)[self.channel].tolist(),
-                          "bins": _rectangles(*bin_edges(first, size, (n, n), limits))}
-                         for n, part in zip(self.levels, parts, strict=True)]
-            self.equation, self.message = self._equation(len(pooled)), self._sentence(size[0].long().tolist())
+        self.strongest, self.veil = own.amax().item(), data_url(heat_picture(own))
+        self.cells = torch.cat([first, first + size], dim=1)[0].long().tolist()
+        self.bins = [{"n": n, "values": part.view(-1, n * n)[self.channel].tolist(),
+                      "bins": _rectangles(*bin_edges(first, size, (n, n), limits))}
+                     for n, part in zip(self.levels, parts, strict=True)]
+        self.equation, self.message = self._equation(len(pooled)), self._sentence(size[0].long().tolist())
 
     def _equation(self, length: int) -> str:
         squares = " + ".join(f"{n}²" for n in self.levels)

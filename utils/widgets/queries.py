@@ -102,9 +102,8 @@ class QueryExplorer(LessonWidget):
         if self._scores is not None:
             self._shown = self._scores >= self.lowest
         letters = torch.where(self._shown, self._kinds, -1).T.tolist()
-        with self.hold_sync():  # the page draws all of it at once
-            self.groups = ["".join("-" if kind < 0 else str(kind) for kind in row) for row in letters]
-            self._describe()
+        self.groups = ["".join("-" if kind < 0 else str(kind) for kind in row) for row in letters]
+        self._describe()
 
     @shows_errors
     def _look(self, change: Any = None) -> None:
@@ -114,18 +113,17 @@ class QueryExplorer(LessonWidget):
         """The chosen query in numbers and words."""
         if not 0 <= self.query < self.queries:
             raise ValueError(f"query {self.query} of {self.queries}: they count from 0.")
-        with self.hold_sync():
-            shown = self._shown[:, self.query]
-            kinds, middles = self._kinds[shown, self.query], self._boxes[shown, self.query, :2]
-            shares = [(kinds == kind).double().mean().item() if len(kinds) else 0.0 for kind in range(3)]
-            mean = middles.mean(dim=0) if len(middles) else middles.new_full((2,), 0.5)
-            spread = (middles - mean).square().sum(dim=1).mean().sqrt().item() if len(middles) else 0.0
-            self.legend = [{"name": name, "colour": colour, "mark": mark, "share": share}
-                           for (name, colour, mark), share in zip(KINDS[self.colour], shares, strict=True)]
-            self.summary = {"count": len(kinds), "x": mean[0].item(), "y": mean[1].item(), "spread": spread,
-                            "shares": {one["name"]: one["share"] for one in self.legend}}
-            self.sides = _thousandths(self._boxes[:, self.query, 2:].flatten())
-            self.message = self._sentence()
+        shown = self._shown[:, self.query]
+        kinds, middles = self._kinds[shown, self.query], self._boxes[shown, self.query, :2]
+        shares = [(kinds == kind).double().mean().item() if len(kinds) else 0.0 for kind in range(3)]
+        mean = middles.mean(dim=0) if len(middles) else middles.new_full((2,), 0.5)
+        spread = (middles - mean).square().sum(dim=1).mean().sqrt().item() if len(middles) else 0.0
+        self.legend = [{"name": name, "colour": colour, "mark": mark, "share": share}
+                       for (name, colour, mark), share in zip(KINDS[self.colour], shares, strict=True)]
+        self.summary = {"count": len(kinds), "x": mean[0].item(), "y": mean[1].item(), "spread": spread,
+                        "shares": {one["name"]: one["share"] for one in self.legend}}
+        self.sides = _thousandths(self._boxes[:, self.query, 2:].flatten())
+        self.message = self._sentence()
 
     def _sentence(self) -> str:
         found, pictures = self.summary, len(self._boxes)

@@ -90,11 +90,10 @@ class RaceExplorer(LessonWidget):
         places = {name: (across.share(self._values(self.x)[name]), up.share(self._values(self.y)[name]))
                   for name in self._runners}
         sides = label_sides({self._runners[name]["title"]: place for name, place in places.items()})
-        with self.hold_sync():  # the page draws all of it at once
-            self.ticks = {"x": across.ticks(), "y": up.ticks()}
-            self.best = self._unbeaten()
-            self.points = [{"name": name, "title": runner["title"], "left": places[name][0], "up": places[name][1],
-                            "side": sides[runner["title"]]} for name, runner in self._runners.items()]
+        self.ticks = {"x": across.ticks(), "y": up.ticks()}
+        self.best = self._unbeaten()
+        self.points = [{"name": name, "title": runner["title"], "left": places[name][0], "up": places[name][1],
+                        "side": sides[runner["title"]]} for name, runner in self._runners.items()]
 
     def _unbeaten(self) -> list[str]:
         """The detectors that no other beats, from left to right."""
@@ -110,10 +109,9 @@ class RaceExplorer(LessonWidget):
         runner = self._runners.get(self.chosen)
         if runner is None:
             raise ValueError(f"{self.chosen!r} does not run; there are {', '.join(self._runners)}.")
-        with self.hold_sync():
-            self.before = runner["before"] or ""
-            self.table = [self._line(runner, key) for key in AXES]
-            self.message = self._sentence(runner)
+        self.before = runner["before"] or ""
+        self.table = [self._line(runner, key) for key in AXES]
+        self.message = self._sentence(runner)
 
     def _line(self, runner: Mapping[str, Any], key: str) -> dict[str, str | bool]:
         axis, before = AXES[key], self._runners.get(runner["before"])

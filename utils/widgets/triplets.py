@@ -65,14 +65,13 @@ class TripletExplorer(LessonWidget):
         corners = self._maps["top_left"], self._maps["bottom_right"]
         (pairs,) = decode_corners(*corners, self._top_k, self.distance)
         rows = self._rows(pairs)
-        with self.hold_sync():  # the page draws all of it at once
-            self.keypoints = [mark for kind in SHAPES for mark in self._marks(kind)]
-            self.pairs = rows[:MOST]
-            self.counts = {f"{kind} {state}": sum(row["right"] == right and row["kept"] == kept for row in rows)
-                           for kind, right in (("right", True), ("wrong", False))
-                           for state, kept in (("kept", True), ("rejected", False))}
-            self.chosen = max(0, min(self.chosen, len(self.pairs) - 1))
-            self._say()
+        self.keypoints = [mark for kind in SHAPES for mark in self._marks(kind)]
+        self.pairs = rows[:MOST]
+        self.counts = {f"{kind} {state}": sum(row["right"] == right and row["kept"] == kept for row in rows)
+                       for kind, right in (("right", True), ("wrong", False))
+                       for state, kept in (("kept", True), ("rejected", False))}
+        self.chosen = max(0, min(self.chosen, len(self.pairs) - 1))
+        self._say()
 
     def _rows(self, pairs: Detections) -> list[dict[str, Any]]:
         """Every pair with at least the lowest score, best first, and what the test says of it."""
