@@ -18,6 +18,7 @@ from lessons.callbacks import Callback
 from lessons.checkpoints import CheckpointError, data_hash, save_checkpoint
 from lessons.data.catalogue import open_dataset
 from lessons.data.proposed import WithProposals
+from lessons.data.remembered import LIMIT, Remembered
 from lessons.data.sample import DetectionDataset
 from lessons.data.scenes import Scenes
 from lessons.data.transforms import (
@@ -114,7 +115,8 @@ class Recipe:
         if self.proposals:
             file = folder and folder / "proposals.safetensors"
             return open_with_proposals(dataset, plan.images, self.proposals, file)
-        return open_for_training(dataset, plan.images, self.transform)
+        needs_masks = self.transform is not None or "masks" in self.metrics
+        return open_for_training(dataset, plan.images, self.transform, () if needs_masks else ("masks",))
 
 
 def start_from_lesson(model: nn.Module, name: str) -> None:
@@ -157,11 +159,23 @@ def parameter_groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
             {"params": [p for p in trained if p in body], "lr": plan.learning_rate * plan.body_rate}]
 
 
-def open_for_training(dataset: str, images: int, transform: Transform | None = None) -> DetectionDataset:
-    """The training split at the lessons' size: scenes as many as wanted, other sets at most all; mirrored at random."""
-    data: DetectionDataset = Scenes("train", length=images) if dataset == "scenes" else open_dataset(dataset, "train")
-    data.transform = Compose([*_transforms(dataset), random_mirrors(dataset), *([transform] if transform else [])])
+def open_for_training(dataset: str, images: int, transform: Transform | None = None,
+                      without: Sequence[str] = ()) -> DetectionDataset:
+    """The training split at the lessons' size: scenes as many as wanted, other sets at most all; mirrored at random.
+
+    without: entries of a target that the detector has no use for, such as "masks".
+    """
+    data = _open_unchanged(dataset, images, without)
+    data.transform = Compose([random_mirrors(dataset), *([transform] if transform else [])])
     return data
+
+
+def _open_unchanged(dataset: str, images: int, without: Sequence[str] = ()) -> DetectionDataset:
+    """The training split at the lessons' size, with nothing random; photographs of small sets are read only once."""
+    if dataset == "scenes":
+        return Scenes("train", length=images)
+    limit = LIMIT if dataset in PHOTOGRAPHS else 0
+    return Remembered(open_dataset(dataset, "train"), Compose(_transforms(dataset)), without, limit)
 
 
 def random_mirrors(dataset: str) -> Transform:
@@ -178,8 +192,7 @@ def open_with_proposals(dataset: str, images: int, count: int, file: Path | None
 
     The search takes a quarter of a second for a scene; `file` keeps what it found.
     """
-    data = open_for_training(dataset, images)
-    data.transform = Compose(_transforms(dataset))
+    data = _open_unchanged(dataset, images, without=("masks",))
     found = WithProposals(data, min(images, len(data)), count).prepare(file)
     found.transform = random_mirrors(dataset)
     return found
