@@ -31,8 +31,7 @@ class Photographs:
 
     plan: Plan
     side: int  # of the pictures' short side, pixels
-    anchors: float = 1.0  # their size in parts of the lesson's
-    proposals: int = 400  # that the proposal network's NMS leaves of each picture
+    proposals: int = 300  # that the proposal network's NMS leaves of each picture
     regions: int = 256  # of each picture in the loss of a head that looks at regions
     positive_fraction: float = 0.5  # of these
     detections: int = 100  # of each picture
@@ -45,7 +44,6 @@ class Photographs:
     def adapt(self, model: nn.Module) -> None:
         """Sets what differs from the lesson's detector; one without proposals or regions stays as it is."""
         if rpn := getattr(model, "rpn", None):
-            rpn.sizes = tuple(tuple(self.anchors * size for size in level) for level in rpn.sizes)
             rpn.before_nms = dict.fromkeys((True, False), 2 * self.proposals)
             rpn.after_nms = dict.fromkeys((True, False), self.proposals)
         if head := getattr(model, "box_head", None):
@@ -54,9 +52,9 @@ class Photographs:
             head.nms_threshold = self.nms_threshold
 
 
-PHOTOGRAPHS = {"bccd": Photographs(Plan(1000, 620, 100, batch_size=2), side=240, proposals=500, regions=384),
-               "nuclei": Photographs(Plan(1000, 250, 100, batch_size=1), side=384, anchors=0.75, transposed=True,
-                                faint=True)}
+PHOTOGRAPHS = {"bccd": Photographs(Plan(1000, 700, 100, batch_size=2, learning_rate=1.5e-3), side=240),
+               "nuclei": Photographs(Plan(1000, 300, 100, batch_size=1, learning_rate=1.5e-3), side=512, proposals=400,
+                                     transposed=True, faint=True)}
 SCENES_SIDE, OTHER_SIDE = 160, 240  # pixels
 
 

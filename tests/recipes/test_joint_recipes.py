@@ -2,10 +2,12 @@
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from lessons import detection_training, zoo
 from lessons.boxes import box_iou
@@ -157,11 +159,29 @@ def test_other_sets_are_seen_at_the_lessons_size(monkeypatch):
     if not (SHARED / "dsb2018_nuclei").is_dir():
         pytest.skip("no nuclei beside the repository")
     monkeypatch.setenv("LESSONS_DATA", str(SHARED))
-    assert side_of("nuclei") == 384
+    assert side_of("nuclei") == 512
     image, target = open_for_measuring("nuclei", "val")[0]
-    assert min(image.shape[1:]) == 384
+    assert min(image.shape[1:]) == 512
     mirrored = [open_for_training("nuclei", 10)[0][0] for _ in range(12)]
     assert any(not torch.equal(picture, mirrored[0]) for picture in mirrored), "some are mirrored"
+
+
+def test_small_sets_are_read_once_and_masks_only_for_detectors_that_use_them(tmp_path, monkeypatch):
+    from lessons.recipes import fpn, keypoint_rcnn, mask_rcnn
+
+    for name in "abcdefgh":  # some of them belong to the training split
+        for file in (f"images/{name}.png", "masks/0.png"):
+            path = tmp_path / "nuclei/stage1_train" / name / file
+            path.parent.mkdir(parents=True)
+            Image.new("RGB" if file[0] == "i" else "L", (30, 20), "white").save(path)
+    monkeypatch.setenv("LESSONS_DATA", str(tmp_path))
+    recipes = {module: module.train.__self__ for module in (fpn, mask_rcnn, keypoint_rcnn)}
+    sets = {module: recipe.open("nuclei", recipe.plan("nuclei", "full")) for module, recipe in recipes.items()}
+    assert "masks" not in sets[fpn][0][1]
+    assert sets[mask_rcnn][0][1]["masks"].shape[1:] in ((512, 768), (768, 512))
+    assert "keypoints" in sets[keypoint_rcnn][0][1]
+    shutil.rmtree(tmp_path / "nuclei")
+    assert all(len(data[0][1]["boxes"]) == 1 for data in sets.values()), "remembered"
 
 
 def test_photographs_have_plans_of_their_own():
@@ -174,20 +194,18 @@ def test_photographs_have_plans_of_their_own():
     assert recipe.plan("coco2017", "full") is fpn.PLANS["full"]
 
 
-def test_on_photographs_anchors_and_numbers_of_regions_are_those_of_the_set():
+def test_on_photographs_numbers_of_regions_and_thresholds_are_those_of_the_set():
     from lessons.recipes import faster_rcnn, fcos, fpn
 
     built = {name: detection_training.Recipe("x", fpn.build, fpn.PLANS).build_for(name, 2) for name in ("scenes", "nuclei")}
-    assert built["scenes"].rpn.sizes == fpn.ANCHOR_SIZES
-    assert built["nuclei"].rpn.sizes == tuple((0.75 * size,) for size, in fpn.ANCHOR_SIZES)
     assert built["nuclei"].box_head.batch_size == PHOTOGRAPHS["nuclei"].regions > built["scenes"].box_head.batch_size
     assert built["nuclei"].rpn.after_nms == dict.fromkeys((True, False), PHOTOGRAPHS["nuclei"].proposals)
     assert built["nuclei"].box_head.nms_threshold == PHOTOGRAPHS["nuclei"].nms_threshold > built["scenes"].box_head.nms_threshold
-    assert built["nuclei"].prepare.min_sizes == (384,)
+    assert built["nuclei"].prepare.min_sizes == (512,)
     for key, value in built["scenes"].state_dict().items():
         assert torch.equal(value, built["nuclei"].state_dict()[key]), key
     one = detection_training.Recipe("x", faster_rcnn.build, {}).build_for("nuclei", 2)
-    assert one.rpn.sizes == (tuple(0.75 * size for size in faster_rcnn.ANCHOR_SIZES),)
+    assert one.rpn.before_nms == dict.fromkeys((True, False), 2 * PHOTOGRAPHS["nuclei"].proposals)
     detection_training.Recipe("x", fcos.build, {}).build_for("nuclei", 2)  # which has no such numbers
 
 
