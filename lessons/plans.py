@@ -53,7 +53,7 @@ class Photographs:
 
 
 PHOTOGRAPHS = {"bccd": Photographs(Plan(1000, 700, 100, batch_size=2, learning_rate=1.5e-3), side=240),
-               "nuclei": Photographs(Plan(1000, 300, 100, batch_size=1, learning_rate=1.5e-3), side=512, proposals=400,
+               "nuclei": Photographs(Plan(1000, 400, 100, batch_size=1, learning_rate=1.5e-3), side=512, proposals=400,
                                      transposed=True, faint=True)}
 SCENES_SIDE, OTHER_SIDE = 160, 240  # pixels
 
