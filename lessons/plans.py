@@ -31,7 +31,8 @@ class Photographs:
 
     plan: Plan
     side: int  # of the pictures' short side, pixels
-    proposals: int = 300  # that the proposal network's NMS leaves of each picture
+    proposals_train: int = 300  # that the proposal network's NMS leaves of each picture, as many as the loss needs
+    proposals_test: int = 500
     regions: int = 256  # of each picture in the loss of a head that looks at regions
     positive_fraction: float = 0.5  # of these
     detections: int = 100  # of each picture
@@ -44,17 +45,17 @@ class Photographs:
     def adapt(self, model: nn.Module) -> None:
         """Sets what differs from the lesson's detector; one without proposals or regions stays as it is."""
         if rpn := getattr(model, "rpn", None):
-            rpn.before_nms = dict.fromkeys((True, False), 2 * self.proposals)
-            rpn.after_nms = dict.fromkeys((True, False), self.proposals)
+            rpn.after_nms = {True: self.proposals_train, False: self.proposals_test}
+            rpn.before_nms = {training: 2 * number for training, number in rpn.after_nms.items()}
         if head := getattr(model, "box_head", None):
             head.batch_size, head.positive_fraction = self.regions, self.positive_fraction
             head.max_detections, head.score_threshold = self.detections, self.score_threshold
             head.nms_threshold = self.nms_threshold
 
 
-PHOTOGRAPHS = {"bccd": Photographs(Plan(1000, 700, 100, batch_size=2, learning_rate=1.5e-3), side=240),
-               "nuclei": Photographs(Plan(1000, 400, 100, batch_size=1, learning_rate=1.5e-3), side=512, proposals=400,
-                                     transposed=True, faint=True)}
+PHOTOGRAPHS = {"bccd": Photographs(Plan(1000, 760, 100, batch_size=2, learning_rate=1.5e-3), side=240),
+               "nuclei": Photographs(Plan(1000, 400, 100, batch_size=1, learning_rate=1.5e-3), side=512,
+                                     proposals_train=400, transposed=True, faint=True)}
 SCENES_SIDE, OTHER_SIDE = 160, 240  # pixels
 
 

@@ -199,13 +199,14 @@ def test_on_photographs_numbers_of_regions_and_thresholds_are_those_of_the_set()
 
     built = {name: detection_training.Recipe("x", fpn.build, fpn.PLANS).build_for(name, 2) for name in ("scenes", "nuclei")}
     assert built["nuclei"].box_head.batch_size == PHOTOGRAPHS["nuclei"].regions > built["scenes"].box_head.batch_size
-    assert built["nuclei"].rpn.after_nms == dict.fromkeys((True, False), PHOTOGRAPHS["nuclei"].proposals)
+    allowed = PHOTOGRAPHS["nuclei"]
+    assert built["nuclei"].rpn.after_nms == {True: allowed.proposals_train, False: allowed.proposals_test}
     assert built["nuclei"].box_head.nms_threshold == PHOTOGRAPHS["nuclei"].nms_threshold > built["scenes"].box_head.nms_threshold
     assert built["nuclei"].prepare.min_sizes == (512,)
     for key, value in built["scenes"].state_dict().items():
         assert torch.equal(value, built["nuclei"].state_dict()[key]), key
     one = detection_training.Recipe("x", faster_rcnn.build, {}).build_for("nuclei", 2)
-    assert one.rpn.before_nms == dict.fromkeys((True, False), 2 * PHOTOGRAPHS["nuclei"].proposals)
+    assert one.rpn.before_nms == {True: 2 * allowed.proposals_train, False: 2 * allowed.proposals_test}
     detection_training.Recipe("x", fcos.build, {}).build_for("nuclei", 2)  # which has no such numbers
 
 
