@@ -47,6 +47,7 @@ class Scene(NamedTuple):
     boxes: list[Tensor]
     masks: list[Tensor]
     labels: list[Tensor]
+    side: int = 160  # of the pictures, pixels
 
 
 def size_of(short: bool) -> Size:
@@ -59,13 +60,18 @@ def prepared(split: str, count: int, seed: int) -> tuple[list[Tensor], Scene]:
     """The body's maps of all four strides, and the scenes without maps."""
     data = Scenes(split, count, seed=2000 + seed)  # seeds that the lessons' own trainings do not use
     samples = [data[i] for i in range(count)]
-    body = small_resnet()
-    start_from_pre_trained(body)
-    with torch.no_grad():
-        maps = body.eval()(normalise(torch.stack([image for image, _ in samples])))
+    maps = maps_of(torch.stack([image for image, _ in samples]))
     targets = [target for _, target in samples]
     return maps, Scene(maps[0], [t["boxes"] for t in targets], [t["masks"] for t in targets],
                        [t["labels"] for t in targets])
+
+
+@torch.no_grad()
+def maps_of(images: Tensor) -> list[Tensor]:
+    """The pre-trained body's maps of all four strides for pictures (B, 3, H, W)."""
+    body = small_resnet()
+    start_from_pre_trained(body)
+    return body.eval()(normalise(images))
 
 
 def scenes(split: str, count: int, seed: int, stride: int) -> Scene:
@@ -79,14 +85,14 @@ def batches(data: Scene, steps: int, seed: int) -> Iterator[Scene]:
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         chosen = torch.randperm(len(data.boxes), generator=generator)[:8].tolist()
-        boxes = [shaken(data.boxes[i], generator) for i in chosen]
+        boxes = [shaken(data.boxes[i], generator, data.side) for i in chosen]
         yield Scene(data.maps[chosen], boxes, [data.masks[i] for i in chosen], [data.labels[i] for i in chosen])
 
 
-def shaken(boxes: Tensor, generator: torch.Generator) -> Tensor:
-    """Boxes (N, 4) xyxy pixels with each side moved by up to a tenth of the width or height."""
+def shaken(boxes: Tensor, generator: torch.Generator, side: int) -> Tensor:
+    """Boxes (N, 4) xyxy pixels with each side moved by up to a tenth of the width or height, inside the picture."""
     size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    return (boxes + (torch.rand(boxes.shape, generator=generator) - 0.5) * 0.2 * size).clamp(0, 160)
+    return (boxes + (torch.rand(boxes.shape, generator=generator) - 0.5) * 0.2 * size).clamp(0, side)
 
 
 def new_head(channels: int, seed: int, num_classes: int = len(CLASSES), depth: int = DEPTH) -> MaskHead:
@@ -121,7 +127,7 @@ def measure(head: nn.Module, pool: Pooling, data: Scene, stride: int,
     drawn = draw(head(pool(data.maps, data.boxes, 1 / stride)), data.labels)
     metrics, overlaps = CocoMetrics("masks"), []
     for i, (probabilities, boxes) in enumerate(zip(drawn, data.boxes, strict=True)):
-        masks, truth = paste_masks(probabilities, boxes, (160, 160)) >= 0.5, data.masks[i]
+        masks, truth = paste_masks(probabilities, boxes, (data.side, data.side)) >= 0.5, data.masks[i]
         overlaps.append(mask_iou(masks[:, 0], truth))
         labels = data.labels[i]
         metrics.update([{"boxes": boxes, "labels": labels, "scores": torch.ones(len(labels)), "masks": masks}],
