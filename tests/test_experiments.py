@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,6 +85,42 @@ def test_the_command(made_up, monkeypatch, tmp_path, capsys):
     assert "yes  high beats low" in printed
     with pytest.raises(SystemExit):
         main(["nothing"])
+
+
+def test_all_goes_on_without_photographs_that_are_not_there(made_up, monkeypatch, tmp_path, capsys):
+    def missing(seed, short=False):
+        raise FileNotFoundError("nuclei is not on this disk.")
+
+    made_up.run = missing
+    for module in ("experiments.__main__", "experiments.record"):
+        monkeypatch.setattr(f"{module}.known_experiments", lambda: ["rcnn_made_up"])
+    monkeypatch.setattr("experiments.__main__.conduct",
+                        lambda name, seeds, fresh: conduct(name, seeds, fresh, folder=tmp_path))
+    main(["all"])
+    assert "rcnn_made_up is left out: nuclei is not on this disk." in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError):
+        main(["rcnn_made_up"])
+
+
+def test_masks_of_real_nuclei_run_short(monkeypatch):
+    shared = Path(__file__).resolve().parents[1] / ".." / "shared" / "datasets"
+    if not (shared / "dsb2018_nuclei").is_dir():
+        pytest.skip("no nuclei beside the repository")
+    from experiments import mask_roi_nuclei
+
+    monkeypatch.setenv("LESSONS_DATA", str(shared))
+    monkeypatch.setattr(mask_roi_nuclei, "SIDE", 96)
+    monkeypatch.setattr(mask_roi_nuclei, "BOTH", ("align 32", "pool 32"))
+    maps, scene = mask_roi_nuclei.squares("val", 3)
+    assert [one.shape[2:] for one in maps] == [(24, 24), (12, 12), (6, 6), (3, 3)]
+    assert len(scene.boxes) == len(maps[0]) > 5
+    for boxes, masks in zip(scene.boxes, scene.masks, strict=True):
+        assert masks.shape == (len(boxes), 96, 96)
+        assert ((boxes >= 0) & (boxes <= 96)).all()
+        assert (masks.flatten(1).sum(1) >= mask_roi_nuclei.SMALLEST).all()
+    numbers = mask_roi_nuclei.run(3, short=True)
+    assert set(numbers) == {"squares", "align 32", "pool 32"}
+    assert all(0 < numbers[one]["IoU"] <= 1 for one in ("align 32", "pool 32"))
 
 
 def test_statistics_by_hand():

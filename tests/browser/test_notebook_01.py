@@ -13,7 +13,7 @@ def lesson(lab):
     assert (Path(lab.folder) / NOTEBOOK).exists()
     lab.errors.clear()
     lab.open(NOTEBOOK)
-    lab.run_all(seconds=400)
+    lab.run_all()
     yield lab
     lab.refuse_complaints()
 
