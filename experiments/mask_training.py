@@ -86,7 +86,8 @@ def batches(data: Scene, steps: int, seed: int) -> Iterator[Scene]:
     for _ in range(steps):
         chosen = torch.randperm(len(data.boxes), generator=generator)[:8].tolist()
         boxes = [shaken(data.boxes[i], generator, data.side) for i in chosen]
-        yield Scene(data.maps[chosen], boxes, [data.masks[i] for i in chosen], [data.labels[i] for i in chosen])
+        yield Scene(data.maps[chosen], boxes, [data.masks[i] for i in chosen], [data.labels[i] for i in chosen],
+                    data.side)
 
 
 def shaken(boxes: Tensor, generator: torch.Generator, side: int) -> Tensor:

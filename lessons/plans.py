@@ -32,7 +32,7 @@ class Photographs:
     plan: Plan
     side: int  # of the pictures' short side, pixels
     proposals_train: int = 300  # that the proposal network's NMS leaves of each picture, as many as the loss needs
-    proposals_test: int = 500
+    proposals_test: int = 500  # the same in measuring, where more of them find more objects
     regions: int = 256  # of each picture in the loss of a head that looks at regions
     positive_fraction: float = 0.5  # of these
     detections: int = 100  # of each picture

@@ -198,6 +198,7 @@ def test_on_photographs_numbers_of_regions_and_thresholds_are_those_of_the_set()
     from lessons.recipes import faster_rcnn, fcos, fpn
 
     built = {name: detection_training.Recipe("x", fpn.build, fpn.PLANS).build_for(name, 2) for name in ("scenes", "nuclei")}
+    assert built["nuclei"].rpn.sizes == built["scenes"].rpn.sizes == fpn.ANCHOR_SIZES
     assert built["nuclei"].box_head.batch_size == PHOTOGRAPHS["nuclei"].regions > built["scenes"].box_head.batch_size
     allowed = PHOTOGRAPHS["nuclei"]
     assert built["nuclei"].rpn.after_nms == {True: allowed.proposals_train, False: allowed.proposals_test}
@@ -206,6 +207,7 @@ def test_on_photographs_numbers_of_regions_and_thresholds_are_those_of_the_set()
     for key, value in built["scenes"].state_dict().items():
         assert torch.equal(value, built["nuclei"].state_dict()[key]), key
     one = detection_training.Recipe("x", faster_rcnn.build, {}).build_for("nuclei", 2)
+    assert one.rpn.sizes == (faster_rcnn.ANCHOR_SIZES,)
     assert one.rpn.before_nms == {True: 2 * allowed.proposals_train, False: 2 * allowed.proposals_test}
     detection_training.Recipe("x", fcos.build, {}).build_for("nuclei", 2)  # which has no such numbers
 
