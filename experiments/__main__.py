@@ -7,7 +7,7 @@ Measurements (`race`) have no seeds; "all" means the experiments.
 import argparse
 import importlib
 
-from experiments.record import SEEDS, conduct, known_experiments, known_measurements
+from experiments.record import SEEDS, conduct, known_experiments, known_measurements, what_is_missing
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,13 +21,10 @@ def main(argv: list[str] | None = None) -> None:
         if name in known_measurements():
             importlib.import_module(f"experiments.{name}").conduct(given.fresh)
             continue
-        try:
-            result = conduct(name, given.seeds, given.fresh)
-        except FileNotFoundError as error:  # an experiment on photographs that are not embedded
-            if "all" not in given.name:
-                raise
-            print(f"{name} is left out: {error}")
+        if "all" in given.name and (missing := what_is_missing(name)):  # photographs that are not embedded
+            print(f"{name} is left out: {missing}")
             continue
+        result = conduct(name, given.seeds, given.fresh)
         print(f"\n{name}: {result['claim']}")
         for condition, row in result["mean"].items():
             shown = [f"{key} {value:.3f} ± {result['sd'][condition][key]:.3f}" for key, value in row.items()]

@@ -12,11 +12,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from experiments.mask_roi import BOTH, POOLINGS
-from experiments.mask_training import PRE_TRAINED, STRIDES, Scene, fit, maps_of, measure, new_head
+from experiments.mask_roi import BOTH, POOLINGS, align, share_lost
+from experiments.mask_training import PRE_TRAINED, STRIDES, MeanShapes, Scene, fit, maps_of, measure, new_head
 from experiments.record import Numbers, wins
 from lessons.data.catalogue import open_dataset
 from lessons.data.instances import tight_boxes
+from lessons.data.sample import DetectionDataset
 from lessons.data.transforms import Compose, Resize, brighten
 from lessons.plans import side_of
 
@@ -24,6 +25,11 @@ CLAIM = "On real photographs, too, masks gain from regions that are not rounded,
 DATASET = "nuclei"
 SIDE, SMALLEST = 384, 32  # of a square; the fewest pixels of a mask that count as an object
 STEPS, SHORT_STEPS = 120, 4
+
+
+def data() -> DetectionDataset:
+    """The photographs that the masks are learned from."""
+    return open_dataset(DATASET, "train")
 
 
 def run(seed: int, short: bool = False) -> Numbers:
@@ -36,17 +42,18 @@ def run(seed: int, short: bool = False) -> Numbers:
         head = fit(new_head(train.maps.shape[1], seed, num_classes=2), POOLINGS[kind], train, int(stride),
                    SHORT_STEPS if short else STEPS, seed)
         results[condition] = measure(head, POOLINGS[kind], val, int(stride))
+    results["mean shape"] = measure(MeanShapes(train, num_classes=2), align, val, int(stride))
     return results
 
 
 @lru_cache(maxsize=2)
 def squares(split: str, seed: int) -> tuple[list[Tensor], Scene]:
     """The body's maps of all four strides, and the nuclei of one square from every picture that has some there."""
-    data, generator = open_dataset(DATASET, split), torch.Generator().manual_seed(seed)
-    data.transform = Compose([Resize(side_of(DATASET)), brighten])
+    photographs, generator = open_dataset(DATASET, split), torch.Generator().manual_seed(seed)
+    photographs.transform = Compose([Resize(side_of(DATASET)), brighten])
     images, masks = [], []
-    for index in range(len(data)):
-        image, target = data[index]
+    for index in range(len(photographs)):
+        image, target = photographs[index]
         y, x = (int(torch.randint(0, length - SIDE + 1, (), generator=generator)) for length in image.shape[1:])
         inside = target["masks"][:, y : y + SIDE, x : x + SIDE]
         inside = inside[inside.flatten(1).sum(1) >= SMALLEST]
@@ -65,7 +72,10 @@ def verdict(per_seed: Sequence[Numbers]) -> dict[str, bool]:
     return {**{f"RoIAlign beats RoIPool at stride {s}": wins(per_seed, f"align {s}", f"pool {s}") for s in STRIDES},
             "the gain in AP is larger at strides 16 and 32 than at 4 and 8":
                 min(gain[16], gain[32]) > max(gain[4], gain[8]),
-            "the gain in AP is larger at stride 32 than at 16": gain[32] > gain[16]}
+            "the gain in AP is larger at stride 32 than at 16": gain[32] > gain[16],
+            "RoIAlign beats mean shapes at stride 32": wins(per_seed, "align 32", "mean shape"),
+            "of what it adds to mean shapes RoIPool loses a larger share at stride 8 than at 4":
+                share_lost(per_seed, 8, "AP") > share_lost(per_seed, 4, "AP")}
 
 
 __all__ = ["CLAIM", "PRE_TRAINED", "run", "verdict"]

@@ -17,7 +17,7 @@ from lessons.coco_metrics import CocoMetrics
 from lessons.data.scenes import CLASSES, Scenes
 from lessons.detectors.mask_rcnn import MaskHead
 from lessons.images import normalise
-from lessons.masks import mask_loss, mask_probabilities, paste_masks
+from lessons.masks import mask_loss, mask_probabilities, paste_masks, project_masks
 from lessons.order import seeded
 from lessons.recipes.small_resnet import LESSON as PRE_TRAINED
 from lessons.recipes.small_resnet import start_from_pre_trained
@@ -102,6 +102,28 @@ def new_head(channels: int, seed: int, num_classes: int = len(CLASSES), depth: i
         return MaskHead(channels, num_classes, HIDDEN, depth)
 
 
+class MeanShapes(nn.Module):
+    """A head without eyes: in every box it draws the mean mask of the box's class, whatever the picture shows there.
+
+    What a head draws better than this it has read from the map.
+    """
+
+    logits: Tensor  # (num_classes, M, M)
+
+    def __init__(self, data: Scene, num_classes: int = len(CLASSES), side: int = 2 * SIDE) -> None:
+        super().__init__()
+        drawn = [project_masks(masks, boxes, torch.arange(len(boxes)), side)
+                 for masks, boxes in zip(data.masks, data.boxes, strict=True)]
+        labels = torch.cat(data.labels)
+        total = torch.zeros(num_classes, side, side).index_add(0, labels, torch.cat(drawn))
+        count = labels.bincount(minlength=num_classes).clamp(min=1)
+        self.register_buffer("logits", (total / count[:, None, None]).logit(eps=1e-6))
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """Regions (N, C, SIDE, SIDE) -> logits (N, num_classes, M, M)."""
+        return self.logits.expand(len(regions), -1, -1, -1)
+
+
 def standard_loss(logits: Tensor, batch: Scene) -> Tensor:
     """Mask R-CNN's: a sigmoid for each pixel in the mask of the object's class."""
     matched = [torch.arange(len(boxes)) for boxes in batch.boxes]
@@ -144,4 +166,5 @@ def mask_iou(a: Tensor, b: Tensor) -> Tensor:
     return shared / either.clamp(min=1)
 
 
-__all__ = ["PRE_TRAINED", "STRIDES", "Scene", "fit", "measure", "new_head", "scenes", "size_of", "standard_loss"]
+__all__ = ["PRE_TRAINED", "STRIDES", "MeanShapes", "Scene", "fit", "measure", "new_head", "scenes", "size_of",
+           "standard_loss"]

@@ -5,6 +5,7 @@ An experiment is a module of this package with
     run(seed, short=False)       {condition: {number: value}} of one seed; short: seconds instead of minutes
     verdict(per_seed)            {statement: whether it holds} from the results of all seeds
     PRE_TRAINED                  the checkpoint with which trainings begin, if it is not R-CNN's pre-trained CNN
+    data()                       the data that it learns from, if it is not the scenes
 A measurement has no seeds; it is a module with
     RECORD                       one sentence, what is in its record
     conduct(fresh=False)         brings data/results/NAME.json up to date
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 
 from lessons.checkpoints import command_line, data_hash, write_atomically
 from lessons.data.scenes import Scenes
@@ -65,13 +67,12 @@ def conduct(name: str, seeds: Sequence[int] = SEEDS, fresh: bool = False, folder
 
     fresh: forget earlier results; those from other data or another pre-trained CNN are forgotten in any case. Returns
     the result.
-    Raises ValueError for an unknown name.
+    Raises ValueError for an unknown name, FileNotFoundError where the experiment's data are not on this disk.
     """
     if name not in known_experiments():
         raise ValueError(f"There is no experiment {name!r}; there are {', '.join(known_experiments())}.")
     experiment = importlib.import_module(f"experiments.{name}")
-    pre_trained = checkpoint_hash(getattr(experiment, "PRE_TRAINED", PRE_TRAINED))
-    result = _begin(name, experiment.CLAIM, pre_trained, fresh, folder)
+    result = _begin(experiment, fresh, folder)
     for seed in seeds:
         if str(seed) not in result["per_seed"]:
             began = time.perf_counter()
@@ -104,13 +105,32 @@ def wins(per_seed: Sequence[Numbers], better: str, worse: str, key: str = "AP") 
     return statistics.fmean(differences) > 0 and sum(d > 0 for d in differences) > len(differences) / 2
 
 
-def _begin(name: str, claim: str, pre_trained: str, fresh: bool, folder: Path) -> dict[str, Any]:
-    new = {"name": name, "claim": claim, "command": command_line(), "torch": torch.__version__, "device": "cpu",
-           "data": data_hash(Scenes("train", 20)), "pre_trained": pre_trained, "seconds": 0, "seeds": [],
-           "per_seed": {}}
+def what_is_missing(name: str) -> str:
+    """Why the data of an experiment cannot be opened, "" if they can."""
+    try:
+        _data(importlib.import_module(f"experiments.{name}"))
+    except FileNotFoundError as error:
+        return str(error)
+    return ""
+
+
+def _data(experiment: Any) -> Dataset:
+    return getattr(experiment, "data", lambda: Scenes("train", 20))()
+
+
+def origin(experiment: Any) -> dict[str, str]:
+    """What a stored result depends on besides the code: checksums of the data and of the weights to begin with."""
+    return {"data": data_hash(_data(experiment)),
+            "pre_trained": checkpoint_hash(getattr(experiment, "PRE_TRAINED", PRE_TRAINED))}
+
+
+def _begin(experiment: Any, fresh: bool, folder: Path) -> dict[str, Any]:
+    name, known = experiment.__name__.rpartition(".")[2], origin(experiment)
+    new = {"name": name, "claim": experiment.CLAIM, "command": command_line(), "torch": torch.__version__,
+           "device": "cpu", **known, "seconds": 0, "seeds": [], "per_seed": {}}
     try:
         old = load_result(name, folder)
     except ValueError:
         return new
-    same = all(old.get(key) == new[key] for key in ("data", "pre_trained"))
+    same = all(old.get(key) == value for key, value in known.items())
     return {**new, **old} if same and not fresh else new
