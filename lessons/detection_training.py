@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from lessons.callbacks import Callback
@@ -40,6 +40,7 @@ from lessons.zoo import CHECKPOINTS, load
 
 Metrics = Mapping[str, Callable[[], Any]]  # what is measured, and what makes the object that measures it
 BOXES: Metrics = {"boxes": CocoMetrics}
+PER_CLASS = "box_head.cls_score", "box_head.bbox_pred", "mask_head.logits"  # layers with rows for every class
 
 
 @dataclass(frozen=True)
@@ -120,15 +121,33 @@ class Recipe:
 
 
 def start_from_lesson(model: nn.Module, name: str) -> None:
-    """Gives a detector the weights of a finished one whose parts it has; layers for other classes stay as they are.
+    """Gives a detector the weights of a finished one whose parts it has.
 
-    Raises CheckpointError where the file is missing or damaged, or holds a part that the detector has not.
+    In the layers of PER_CLASS, where there are other classes, each begins as the mean of the objects that the finished
+    one knows: how a box should move and what is no background hardly depends on the class. Other layers that do not
+    fit stay as they are. Raises CheckpointError where the file is missing or damaged, or holds a part that the detector
+    has not.
     """
-    tensors, own = load(name, "lesson").state_dict(), model.state_dict()
+    finished = load(name, "lesson")
+    tensors, own = finished.state_dict(), model.state_dict()
     if surplus := tensors.keys() - own.keys():
         raise CheckpointError(f"{type(model).__name__} has no {min(surplus)}, which the lesson's {name} has.")
+    for key, tensor in tensors.items():
+        if tensor.shape != own[key].shape and key.startswith(PER_CLASS):
+            tensors[key] = for_other_classes(tensor, finished.box_head.num_classes,  # type: ignore[arg-type, union-attr]
+                                             model.box_head.num_classes)  # type: ignore[arg-type, union-attr]
     fitting = {key: tensor for key, tensor in tensors.items() if tensor.shape == own[key].shape}
     model.load_state_dict(fitting, strict=False)
+
+
+def for_other_classes(rows: Tensor, num_known: int, num_classes: int) -> Tensor:
+    """Weights (num_known * r, ...), r rows for each class, the background first -> (num_classes * r, ...).
+
+    The background's rows stay, those of every object are the mean over the known objects.
+    """
+    by_class = rows.unflatten(0, (num_known, -1))
+    background, objects = by_class[:1], by_class[1:].mean(dim=0, keepdim=True)
+    return torch.cat([background, objects.expand(num_classes - 1, *objects.shape[1:])]).flatten(0, 1)
 
 
 def fit(model: nn.Module, data: DetectionDataset, plan: Plan, seed: int = 0, folder: Path | None = None,

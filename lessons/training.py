@@ -310,5 +310,7 @@ class Losses(nn.Module):
 
 if __name__ == "__main__":
     from lessons.command import main
+    from lessons.memory import keep_freed_memory
 
+    keep_freed_memory()
     sys.exit(main())

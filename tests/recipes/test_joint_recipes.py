@@ -127,17 +127,41 @@ def test_every_detector_begins_with_the_pre_trained_body():
 
 def test_a_detector_goes_on_from_a_finished_lesson():
     build = importlib.import_module("lessons.recipes.mask_rcnn").build
-    model, other, finished = build(), build(num_classes=3), zoo.load("fpn", "lesson").state_dict()
-    untrained = build(num_classes=3).state_dict()
+    model, finished = build(), zoo.load("fpn", "lesson").state_dict()
     detection_training.start_from_lesson(model, "fpn")
-    detection_training.start_from_lesson(other, "fpn")
     for key, value in finished.items():
         assert torch.equal(model.state_dict()[key], value), key
-        others = other.state_dict()[key]
-        assert torch.equal(others, value if others.shape == value.shape else untrained[key]), key
-    assert any(untrained[key].shape != value.shape for key, value in finished.items())
     with pytest.raises(CheckpointError, match=r"MaskRCNN has no \S+, which the lesson's small_resnet has"):
         detection_training.start_from_lesson(model, "small_resnet")
+
+
+def test_other_classes_begin_as_the_mean_of_the_known_objects():
+    build = importlib.import_module("lessons.recipes.mask_rcnn").build
+    model, finished = build(num_classes=3), zoo.load("mask_rcnn", "lesson").state_dict()
+    detection_training.start_from_lesson(model, "mask_rcnn")
+    changed = {key for key, value in model.state_dict().items() if value.shape != finished[key].shape}
+    assert {key.rpartition(".")[0] for key in changed} == set(detection_training.PER_CLASS)
+    for key, value in model.state_dict().items():
+        known = finished[key]
+        if key in changed:
+            background, *objects = value.chunk(3)
+            first, *rest = known.chunk(len(CLASSES))
+            assert torch.equal(background, first), key
+            for one in objects:
+                torch.testing.assert_close(one, torch.stack(rest).mean(dim=0))
+        else:
+            assert torch.equal(value, known), key
+
+
+def test_a_detector_whose_classes_lie_otherwise_keeps_its_new_layers():
+    build = importlib.import_module("lessons.recipes.retinanet").build
+    model, finished = build(num_classes=3), zoo.load("retinanet", "lesson").state_dict()
+    untrained = {key: value.clone() for key, value in model.state_dict().items()}
+    detection_training.start_from_lesson(model, "retinanet")
+    others = {key for key, value in finished.items() if value.shape != untrained[key].shape}
+    assert others
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, untrained[key] if key in others else finished[key]), key
 
 
 def test_without_the_pre_trained_body_a_sentence_says_so(monkeypatch, tmp_path):
