@@ -109,7 +109,7 @@ class Recipe:
     def plan(self, dataset: str, profile: str) -> Plan:
         """How much of everything: the profile's, and in full on photographs what those need."""
         is_real = dataset in PHOTOGRAPHS and profile == "full"
-        return PHOTOGRAPHS[dataset].plan if is_real else self.plans[profile]
+        return PHOTOGRAPHS[dataset].plan_for("masks" in self.metrics) if is_real else self.plans[profile]
 
     def open(self, dataset: str, plan: Plan, folder: Path | None = None) -> DetectionDataset:
         """The training split, with proposals if the detector needs them; `folder` keeps those."""

@@ -1,6 +1,6 @@
 """How much of everything a training takes, and what photographs of a real data set need that the scenes do not."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -31,6 +31,7 @@ class Photographs:
 
     plan: Plan
     side: int  # of the pictures' short side, pixels
+    mask_steps: int | None = None  # of detectors that draw masks, if not the plan's: outlines take longer than boxes
     proposals_train: int = 300  # that the proposal network's NMS leaves of each picture, as many as the loss needs
     proposals_test: int = 500  # the same in measuring, where more of them find more objects
     regions: int = 256  # of each picture in the loss of a head that looks at regions
@@ -41,6 +42,10 @@ class Photographs:
     upside_down: bool = True
     transposed: bool = False  # pictures may also lie on their side: wide and high ones in one batch would cost more
     faint: bool = False  # pictures are mostly black: brightened before anybody looks
+
+    def plan_for(self, draws_masks: bool) -> Plan:
+        """How much of everything, for a detector of boxes or of masks."""
+        return replace(self.plan, steps=self.mask_steps) if draws_masks and self.mask_steps else self.plan
 
     def adapt(self, model: nn.Module) -> None:
         """Sets what differs from the lesson's detector; one without proposals or regions stays as it is."""
@@ -54,8 +59,8 @@ class Photographs:
 
 
 PHOTOGRAPHS = {"bccd": Photographs(Plan(1000, 760, 100, batch_size=2, learning_rate=1.5e-3), side=240),
-               "nuclei": Photographs(Plan(1000, 400, 100, batch_size=1, learning_rate=1.5e-3), side=512,
-                                     proposals_train=400, transposed=True, faint=True)}
+               "nuclei": Photographs(Plan(1000, 280, 100, batch_size=1, learning_rate=1.5e-3), side=512,
+                                     mask_steps=400, proposals_train=400, transposed=True, faint=True)}
 SCENES_SIDE, OTHER_SIDE = 160, 240  # pixels
 
 

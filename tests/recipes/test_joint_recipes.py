@@ -135,6 +135,14 @@ def test_a_detector_goes_on_from_a_finished_lesson():
         detection_training.start_from_lesson(model, "small_resnet")
 
 
+def test_masks_take_longer_than_boxes_on_nuclei():
+    steps = {name: importlib.import_module(f"lessons.recipes.{name}").train.__self__.plan("nuclei", "full").steps
+             for name in ("faster_rcnn", "fpn", "mask_rcnn")}
+    assert steps["faster_rcnn"] == steps["fpn"] == PHOTOGRAPHS["nuclei"].plan.steps
+    assert steps["mask_rcnn"] == PHOTOGRAPHS["nuclei"].mask_steps > steps["fpn"]
+    assert PHOTOGRAPHS["bccd"].plan_for(draws_masks=True) == PHOTOGRAPHS["bccd"].plan
+
+
 def test_other_classes_begin_as_the_mean_of_the_known_objects():
     build = importlib.import_module("lessons.recipes.mask_rcnn").build
     model, finished = build(num_classes=3), zoo.load("mask_rcnn", "lesson").state_dict()
