@@ -1,8 +1,8 @@
 """What does rounding cost? Mask heads on regions cut out by RoIPool, RoIAlign and variants (Mask R-CNN, section 3).
 
 The paper, ResNet-50-C4 at stride 16 (table 2c): RoIPool 26.9 AP of masks, RoIWarp 27.2 and 27.1, RoIAlign 30.2 and 30.3
-with maximum and average. ResNet-50-C5 at stride 32 (table 2d): 23.6 and 30.9. Rounding can cost only what a head has
-read from the map; "mean shape" is what is to be had in true boxes without any.
+with maximum and average. ResNet-50-C5 at stride 32 (table 2d): 23.6 and 30.9. What rounding can
+cost depends on how much a head has read from the map; "mean shape" is what is to be had in true boxes without reading.
 """
 
 import math

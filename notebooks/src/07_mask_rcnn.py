@@ -528,7 +528,7 @@ assert all(one[f"align {s}"]["IoU"] > one[f"pool {s}"]["IoU"] for one in result[
 # %% [markdown]
 # RoIAlign wins at every stride and with every seed, mostly by two or three hundredths of IoU. The paper's *growth* with the stride does not come out: on average the gap is widest at stride 32, but one seed makes it so, and in mask AP the gain there is the smallest.
 #
-# **Why not?** The level line tells. Rounding can only destroy what the branch has *read from the map*, and on our coarse maps that is nothing: our objects measure 24 to 106 pixels, one to three cells at stride 32, where even RoIAlign's branch draws worse than the mean shape.
+# **Why not?** The level line gives a hint. What is there to lose is above all what the branch has *read from the map*, and on our coarse maps its masks are no better than without reading: our objects measure 24 to 106 pixels, one to three cells at stride 32, where even RoIAlign's branch draws worse than the mean shape.
 # (Many of COCO's objects are hundreds of pixels large, and a map of stride 32 shows their parts.) So measure the loss against what there is to lose:
 
 # %%
@@ -543,7 +543,7 @@ def print_added(result, key):
 print_added(result, "IoU")
 
 # %% [markdown]
-# Seen so, rounding costs more the coarser the map, as the paper says, for as long as there is something to lose. (We came upon this way of counting when the growth did not come out; it was not planned.) One more seed, live, in small:
+# Seen so, rounding costs more at stride 8 than at stride 4, as the paper says. From stride 16 on a share has no meaning; there RoIPool's masks are even *worse* than the mean shape: rounding also shifts what the branch draws. (We came upon this way of counting when the growth did not come out; it was not planned.) One more seed, live, in small:
 
 # %% tags=["nbval-ignore-output"]
 from experiments import mask_roi, mask_training
@@ -572,8 +572,8 @@ for statement, holds in nuclei["verdict"].items():
     print("yes" if holds else "no ", statement)
 
 # %% [markdown]
-# RoIAlign wins here, too, at every stride and with every seed, by 0.03 to 0.055 of mask AP, and again the gain itself does not grow. Nuclei are round and fill their boxes alike, so that a mean shape is a good mask already (0.55), and at stride 32, one cell to a nucleus, both branches draw hardly anything else.
-# Of what the map adds, rounding destroys a third at stride 4, more than two fifths at stride 8 and all of it at stride 16: **that** grows.
+# RoIAlign wins here, too, at every stride and with every seed, by 0.03 to 0.055 of mask AP, and again the gain itself does not grow. Nuclei are round and fill their boxes alike, so that a mean shape is a good mask already (0.55), and at stride 32, about one cell to a nucleus, RoIAlign's masks are hardly better and RoIPool's are worse.
+# Of what RoIAlign's masks are better, rounding destroys a third at stride 4, more than two fifths at stride 8 and all of it at stride 16: **that** grows.
 
 # %% [markdown]
 # ## 7 Questions answered
@@ -776,7 +776,7 @@ check(predicted_and_used, lambda n, k, m: torch.tensor([n * k * m * m, n * m * m
 #
 # **Limits.** A mask is no finer than 28 × 28, and never better than its box; what NMS removed gets no mask; two stages, region by region.
 #
-# **What we did not reproduce:** COCO, the paper's numbers, human keypoints. Real photographs of nuclei are five minutes of training on two cores: `python -m lessons.training mask_rcnn --dataset nuclei --profile full` reached a mask AP of 0.60 on ours. Models of the paper's size take torchvision's published weights: `zoo.load("maskrcnn_resnet50_fpn", "published")` gives torchvision's detections.
+# **What we did not reproduce:** COCO, the paper's numbers, human keypoints. Real photographs of nuclei are six minutes of training on two cores: `python -m lessons.training mask_rcnn --dataset nuclei --profile full` reached a mask AP of 0.60 on ours. Models of the paper's size take torchvision's published weights: `zoo.load("maskrcnn_resnet50_fpn", "published")` gives torchvision's detections.
 #
 # **Next:** RetinaNet asks whether the second stage is needed at all.
 #
