@@ -34,7 +34,7 @@ from lessons.evaluation import evaluate
 from lessons.metrics import CocoMetrics
 from lessons.plans import PHOTOGRAPHS, Plan, side_of
 from lessons.recipes.small_resnet import start_from_pre_trained
-from lessons.schedules import cosine
+from lessons.schedules import cosine, linear
 from lessons.training import Trainer
 from lessons.zoo import CHECKPOINTS, load
 
@@ -83,7 +83,7 @@ class Recipe:
             start_from_lesson(model, begins_with)
         trainer = fit(model, data, plan, seed, folder, resume, device, self.before_step,
                       notes=self.notes)
-        model.to("cpu").eval()
+        model = trainer.trained_model().to("cpu").eval()
         found = measure(model, dataset, plan.measured, self.transform, self.metrics)
         print(summary(found))
         data.transform = None  # what is random has no place in a hash
@@ -143,8 +143,12 @@ def start_from_lesson(model: nn.Module, name: str) -> None:
 def for_other_classes(rows: Tensor, num_known: int, num_classes: int) -> Tensor:
     """Weights (num_known * r, ...), r rows for each class, the background first -> (num_classes * r, ...).
 
-    The background's rows stay, those of every object are the mean over the known objects.
+    The background's rows stay, those of every object are the mean over the known objects. Raises ValueError where the
+    rows cannot be those of so many classes, or no object is known.
     """
+    if num_known < 2 or len(rows) % num_known:
+        raise ValueError(f"{len(rows)} rows of weights are not those of {num_known} classes; want the background and "
+                         "one object or more, all with equally many rows.")
     by_class = rows.unflatten(0, (num_known, -1))
     background, objects = by_class[:1], by_class[1:].mean(dim=0, keepdim=True)
     return torch.cat([background, objects.expand(num_classes - 1, *objects.shape[1:])]).flatten(0, 1)
@@ -153,15 +157,19 @@ def for_other_classes(rows: Tensor, num_known: int, num_classes: int) -> Tensor:
 def fit(model: nn.Module, data: DetectionDataset, plan: Plan, seed: int = 0, folder: Path | None = None,
         resume: bool = False, device: str | None = None, before_step: Callable[[Any, int], None] | None = None,
         callbacks: Sequence[Callback] = (), progress: bool = True, notes: Mapping[str, Any] | None = None) -> Trainer:
-    """The loop that notebooks show: AdamW, a warm-up, then one cosine or more down to 0; long gradients are shortened.
+    """The loop that notebooks show: AdamW, a warm-up, then down to 0 by cosines or a line; long gradients shortened.
 
     before_step(model, step) is called before each step, from 0; notes: what a resumed training must have in common
-    with the saved one. Returns the trainer, which knows the history of the losses and the seconds that it took.
+    with the saved one. Returns the trainer, which knows the history of the losses, the seconds that it took and, where
+    the plan wants averaged weights, the model that has them: `trained_model()`. `model` itself has the last ones.
     """
-    optimizer = torch.optim.AdamW(parameter_groups(model, plan), lr=plan.learning_rate, weight_decay=0.05)
-    schedule = cosine(plan.steps, min(100, plan.steps // 4), restarts=plan.restarts)
+    # fused: one pass over the weights in place of ten; not for Apple's GPUs, where older versions of torch have none
+    optimizer = torch.optim.AdamW(parameter_groups(model, plan), lr=plan.learning_rate, weight_decay=0.05,
+                                  fused=not torch.backends.mps.is_available())
+    warmup = min(100, plan.steps // 4)
+    schedule = linear(plan.steps, warmup) if plan.straight else cosine(plan.steps, warmup, restarts=plan.restarts)
     trainer = Trainer(model, optimizer, data, batch_size=plan.batch_size, steps=plan.steps, seed=seed,
-                      schedule=schedule, clip_norm=plan.clip_norm, device=device,
+                      schedule=schedule, clip_norm=plan.clip_norm, ema_decay=plan.ema_decay, device=device,
                       before_step=before_step and partial(before_step, model), notes=notes or {},
                       callbacks=callbacks, folder=folder and folder / "training", progress=progress)
     trainer.run(resume)
@@ -237,8 +245,9 @@ def measure(model: nn.Module, dataset: str, images: int, transform: Transform | 
     for split in ("val", "val_unknown") if dataset == "scenes" else ("val",):
         data = open_for_measuring(dataset, split, transform)
         some = Subset(data, range(min(images, len(data))))
+        batch_size = 8 if dataset == "scenes" else 1  # a hundred masks of a photograph, in full size, fill memory
         for kind, metric in metrics.items():
-            results[split if kind == "boxes" else f"{split} {kind}"] = evaluate(model, some, metric)
+            results[split if kind == "boxes" else f"{split} {kind}"] = evaluate(model, some, metric, batch_size)
     return results
 
 

@@ -45,6 +45,24 @@ def cosine(steps: int, warmup: int = 0, final: float = 0.0, restarts: Sequence[i
     return factor
 
 
+def linear(steps: int, warmup: int = 0, final: float = 0.0) -> Schedule:
+    """A straight line from 1 down to `final` at step `steps`, after `warmup` steps of rise.
+
+    Li, Yumer and Ramanan 2020 ("Budgeted training") find it a good choice where there is time for few steps only.
+    Raises ValueError unless 0 <= warmup < steps.
+    """
+    _check_warmup(warmup)
+    if warmup >= steps:
+        raise ValueError(f"linear needs more steps than warm-up steps, got steps={steps} and warmup={warmup}.")
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return warm_up(step, warmup)
+        return final + (1.0 - final) * max(0.0, (steps - step) / (steps - warmup))
+
+    return factor
+
+
 def stepwise(drops: Sequence[int], gamma: float = 0.1, warmup: int = 0) -> Schedule:
     """The rate is multiplied by `gamma` at each of the steps `drops`, as the R-CNN family was trained.
 

@@ -28,8 +28,8 @@ def check_settings(trainer: "Trainer") -> None:
     if len(trainer.dataset) == 0:  # type: ignore[arg-type]
         raise ValueError("the data set is empty; there is nothing to train on.")
     if not callable(trainer.schedule):
-        raise ValueError(f"schedule must be a function step -> factor, such as those that constant(), cosine(...) and "
-                         f"stepwise(...) of lessons.schedules make, got {trainer.schedule!r}.")
+        raise ValueError(f"schedule must be a function step -> factor, such as those that constant(), cosine(...), "
+                         f"linear(...) and stepwise(...) of lessons.schedules make, got {trainer.schedule!r}.")
     if trainer.clip_norm is not None and not trainer.clip_norm > 0:
         raise ValueError(f"clip_norm must be positive or None, got {trainer.clip_norm!r}.")
     if trainer.ema_decay is not None and not 0 < trainer.ema_decay < 1:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lessons.schedules import constant, cosine, stepwise
+from lessons.schedules import constant, cosine, linear, stepwise
 
 
 def test_schedules_by_hand():
@@ -12,6 +12,9 @@ def test_schedules_by_hand():
     assert [constant(warmup=4)(s) for s in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
     half = cosine(10, warmup=2, final=0.1)
     assert [half(s) for s in (0, 1, 2, 6, 10, 99)] == pytest.approx([0.5, 1.0, 1.0, 0.55, 0.1, 0.1])
+    straight = linear(10, warmup=2, final=0.2)
+    assert [straight(s) for s in (0, 1, 2, 4, 6, 10, 99)] == pytest.approx([0.5, 1.0, 1.0, 0.8, 0.6, 0.2, 0.2])
+    assert [linear(4)(s) for s in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
     assert [stepwise([3, 5], gamma=0.1)(s) for s in (0, 2, 3, 4, 5, 9)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     assert stepwise([3], warmup=2)(0) == 0.5
 
@@ -23,11 +26,12 @@ def test_a_restart_begins_another_cosine():
     assert factors[14:] == pytest.approx([0.1, 0.1])
 
 
+@pytest.mark.parametrize("falling", [cosine, linear])
 @given(steps=st.integers(1, 500), share=st.floats(0, 0.9), final=st.floats(0, 1))
 @settings(max_examples=50, deadline=None)
-def test_cosine_rises_then_falls_within_bounds(steps, share, final):
+def test_rates_rise_then_fall_within_bounds(falling, steps, share, final):
     warmup = int(steps * share)
-    factors = [cosine(steps, warmup, final)(s) for s in range(steps)]
+    factors = [falling(steps, warmup, final)(s) for s in range(steps)]
     assert all(0 < f <= 1 + 1e-12 or (f >= 0 and final == 0) for f in factors)
     assert factors[:warmup] == sorted(factors[:warmup])
     assert all(a >= b - 1e-12 for a, b in zip(factors[warmup:], factors[warmup + 1:], strict=False))
@@ -35,6 +39,7 @@ def test_cosine_rises_then_falls_within_bounds(steps, share, final):
 
 
 @pytest.mark.parametrize("make", [lambda: cosine(10, warmup=10), lambda: cosine(0), lambda: cosine(5, warmup=-1),
+                                  lambda: linear(10, warmup=10), lambda: linear(0), lambda: linear(5, warmup=-1),
                                   lambda: constant(-1), lambda: stepwise([5, 3]), lambda: stepwise([3, 3]),
                                   lambda: cosine(10, restarts=[5, 5]), lambda: cosine(10, restarts=[10]),
                                   lambda: cosine(10, warmup=3, restarts=[2])])

@@ -533,11 +533,13 @@ assert all(one[f"align {s}"]["IoU"] > one[f"pool {s}"]["IoU"] for one in result[
 
 # %%
 # NBVAL_CHECK_OUTPUT
+from experiments.mask_roi import share_lost
+
 def print_added(result, key):
-    """How much better than the mean shape the masks are, for both poolings."""
+    """How much better than the mean shape the masks are, for both poolings, and what share RoIPool loses of it."""
     for s in strides:
         aligned, pooled = (result["mean"][f"{kind} {s}"][key] - result["mean"]["mean shape"][key] for kind in names)
-        lost = f", which loses {(aligned - pooled) / aligned:.0%} of it" if aligned > 0.01 else ""
+        lost = f", which loses {share_lost([*result['per_seed'].values()], s, key):.0%} of it" if aligned > 0.01 else ""
         print(f"stride {s:2d}: {key} above the mean shape's by {aligned:+.3f} with RoIAlign, {pooled:+.3f} with RoIPool{lost}")
 
 print_added(result, "IoU")

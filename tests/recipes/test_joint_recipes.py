@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,26 @@ def test_an_interrupted_training_resumes_to_the_same(tiny, monkeypatch):
     resumed = faster_rcnn.train(device="cpu", folder=tiny / "parts", resume=True)
     for key, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[key], value), key
+
+
+def test_a_plan_may_fall_straight_and_keep_averaged_weights(tiny, monkeypatch):
+    from lessons.recipes import faster_rcnn
+
+    plan = replace(TINY, steps=8, learning_rate=1e-3, straight=True, ema_decay=0.9)
+    monkeypatch.setitem(faster_rcnn.PLANS, "short", plan)
+    trainers, fit = [], detection_training.fit
+    monkeypatch.setattr(detection_training, "fit", lambda *given, **named: trainers.append(fit(*given, **named)) or trainers[0])
+    model = faster_rcnn.train(device="cpu", folder=tiny / "run")
+    trainer, = trainers
+    rates = [rate / 1e-3 for rate in trainer.history["lr"]]
+    assert rates == pytest.approx([1 / 2, 1, *(k / 6 for k in range(6, 0, -1))])  # two steps of rise, then a line
+    last, averaged = trainer.model.state_dict(), trainer.average.tensors
+    assert any(not torch.equal(value, last[key].cpu()) for key, value in averaged.items())
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, averaged[key]), key
+    saved = zoo.load("faster_rcnn", tiny / "run/faster_rcnn.safetensors").state_dict()
+    for key, value in averaged.items():
+        torch.testing.assert_close(saved[key], value, rtol=1e-3, atol=1e-4, check_dtype=False)
 
 
 def test_detrs_losses_weigh_otherwise_in_its_last_turns(tiny, monkeypatch):
@@ -143,22 +164,49 @@ def test_masks_take_longer_than_boxes_on_nuclei():
     assert PHOTOGRAPHS["bccd"].plan_for(draws_masks=True) == PHOTOGRAPHS["bccd"].plan
 
 
-def test_other_classes_begin_as_the_mean_of_the_known_objects():
-    build = importlib.import_module("lessons.recipes.mask_rcnn").build
-    model, finished = build(num_classes=3), zoo.load("mask_rcnn", "lesson").state_dict()
-    detection_training.start_from_lesson(model, "mask_rcnn")
+@pytest.mark.parametrize("name", ["fast_rcnn", "faster_rcnn", "fpn", "mask_rcnn", "keypoint_rcnn"])
+def test_other_classes_begin_as_the_mean_of_the_known_objects(name):
+    build = importlib.import_module(f"lessons.recipes.{name}").build
+    model, finished = build(num_classes=4), zoo.load(name, "lesson").state_dict()
+    num_known = zoo.load(name, "lesson").box_head.num_classes
+    detection_training.start_from_lesson(model, name)
     changed = {key for key, value in model.state_dict().items() if value.shape != finished[key].shape}
-    assert {key.rpartition(".")[0] for key in changed} == set(detection_training.PER_CLASS)
+    per_class = {layer for layer in detection_training.PER_CLASS if f"{layer}.weight" in finished}
+    assert {key.rpartition(".")[0] for key in changed} == per_class
     for key, value in model.state_dict().items():
         known = finished[key]
         if key in changed:
-            background, *objects = value.chunk(3)
-            first, *rest = known.chunk(len(CLASSES))
+            background, *objects = value.chunk(4)
+            first, *rest = known.chunk(num_known)
             assert torch.equal(background, first), key
             for one in objects:
                 torch.testing.assert_close(one, torch.stack(rest).mean(dim=0))
         else:
             assert torch.equal(value, known), key
+
+
+def test_weights_for_other_classes_must_fit_the_known_ones():
+    rows = torch.arange(12.0).reshape(12, 1)
+    to_background = detection_training.for_other_classes(rows, 3, 1)
+    assert torch.equal(to_background, rows[:4])
+    for num_known in (0, 1, 5):
+        with pytest.raises(ValueError, match=f"12 rows of weights are not those of {num_known} classes"):
+            detection_training.for_other_classes(rows, num_known, 2)
+
+
+def test_photographs_are_measured_one_at_a_time(monkeypatch):
+    class Blind(torch.nn.Module):
+        def forward(self, images):
+            seen.append(len(images))
+            return [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long), "scores": torch.zeros(0)}
+                    for _ in images]
+
+    monkeypatch.setattr(detection_training, "open_for_measuring", lambda *_: Scenes("val", length=3))
+    for dataset, wanted in (("nuclei", [1, 1, 1]), ("scenes", [3, 3])):  # of the scenes there are two splits
+        seen = []
+        found = detection_training.measure(Blind(), dataset, 3)
+        assert seen == wanted
+        assert all(numbers["AP"] == 0 for numbers in found.values())
 
 
 def test_a_detector_whose_classes_lie_otherwise_keeps_its_new_layers():
