@@ -123,10 +123,10 @@ class Recipe:
 def start_from_lesson(model: nn.Module, name: str) -> None:
     """Gives a detector the weights of a finished one whose parts it has.
 
-    In the layers of PER_CLASS, where there are other classes, each begins as the mean of the objects that the finished
-    one knows: how a box should move and what is no background hardly depends on the class. Other layers that do not
-    fit stay as they are. Raises CheckpointError where the file is missing or damaged, or holds a part that the detector
-    has not.
+    In the layers of PER_CLASS, where there are more or fewer classes, each begins as the mean of the objects that the
+    finished one knows: how a box should move and what is no background hardly depends on the class. Other layers that
+    do not fit stay as they are. Raises CheckpointError where the file is missing or damaged, or holds a part that the
+    detector has not.
     """
     finished = load(name, "lesson")
     tensors, own = finished.state_dict(), model.state_dict()

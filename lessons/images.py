@@ -41,21 +41,32 @@ class ImagePreparation:
                  ) -> tuple[ImageBatch, list[Target]]:
         """Pictures (3, H, W) in [0, 1] -> a batch, and in training the targets in the pixels of the batch.
 
-        Raises ValueError for training without targets, a picture of another shape or of whole numbers, and a target's
-        box without area.
+        Raises ValueError for no pictures, for training without one target for each, for a picture of another shape, of
+        whole numbers or not finite, and for a target whose boxes have no area or whose other entries do not fit them.
         """
-        if training and targets is None:
-            raise ValueError("training needs targets: model(images, targets).")
+        if training and (targets is None or len(targets) != len(images)):
+            given = "none" if targets is None else len(targets)
+            raise ValueError(f"training needs targets, one for each of {len(images)} pictures, in model(images, "
+                             f"targets); given: {given}.")
+        if not len(images):
+            raise ValueError("there are no pictures to look at; want one or more.")
         prepared, adapted = [], []
         for i, image in enumerate(images):
-            if image.ndim != 3 or not image.is_floating_point():
-                raise ValueError(f"image {i} of shape {tuple(image.shape)}, {image.dtype}: want (3, H, W), floats.")
+            self._check(image, i)
             pixels = normalise(image, self.mean, self.std)
             prepared.append(resize(pixels, self._draw(training), self.max_size))
             if training and targets is not None:
                 adapted.append(resize_target(targets[i], shape(image), shape(prepared[-1])))
         batch = ImageBatch(pad(prepared, self.divisor), [shape(p) for p in prepared], [shape(i) for i in images])
         return batch, adapted
+
+    def _check(self, image: Tensor, i: int) -> None:
+        is_picture = image.ndim == 3 and image.shape[0] == len(self.mean) and image.numel() > 0
+        if not is_picture or not image.is_floating_point():
+            raise ValueError(f"image {i} of shape {tuple(image.shape)}, {image.dtype}: "
+                             f"want ({len(self.mean)}, H, W), floats.")
+        if not image.isfinite().all():
+            raise ValueError(f"image {i} has the value {image[~image.isfinite()][0].item()}; want numbers from 0 to 1.")
 
     def _draw(self, training: bool) -> int:
         if not training:
@@ -70,8 +81,14 @@ def normalise(images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequen
 
 
 def resize(image: Tensor, min_size: int, max_size: int) -> Tensor:
-    """The picture (C, H, W) with a short side of min_size pixels, less where its long side would exceed max_size."""
+    """The picture (C, H, W) with a short side of min_size pixels, less where its long side would exceed max_size.
+
+    Raises ValueError where nothing would be left of the short side.
+    """
     scale = min(min_size / min(shape(image)), max_size / max(shape(image)))
+    if min(shape(image)) * scale < 1:
+        raise ValueError(f"a picture of {' x '.join(map(str, shape(image)))} pixels, shrunk to a long side of "
+                         f"{max_size}, has a short side of less than one; cut it into pieces.")
     return F.interpolate(image[None], scale_factor=scale, mode="bilinear", recompute_scale_factor=True,
                          align_corners=False)[0]
 
@@ -79,18 +96,42 @@ def resize(image: Tensor, min_size: int, max_size: int) -> Tensor:
 def resize_target(target: Target, old: Shape, new: Shape) -> Target:
     """The target with boxes, masks and keypoints in a picture of another size (height, width).
 
-    Raises ValueError for a box without positive width and height.
+    Raises ValueError for a box without positive width and height, and for labels, masks or keypoints that are not as
+    many as the boxes or, masks, not as large as the picture.
     """
+    check_target(target, old)
     boxes = target["boxes"]
-    flat = (boxes[:, 2:] <= boxes[:, :2]).any(dim=1)
-    if flat.any():
-        raise ValueError(f"a target has the box {boxes[flat][0].tolist()}; boxes to train on need x1 < x2 and y1 < y2.")
     changed = {**target, "boxes": resize_boxes(boxes, old, new)}
     if "masks" in target and old != new:
         changed["masks"] = F.interpolate(target["masks"][:, None].float(), size=new)[:, 0].to(torch.uint8)
     if "keypoints" in target:
         changed["keypoints"] = resize_keypoints(target["keypoints"], old, new)
     return changed
+
+
+def check_target(target: Target, size: Shape) -> None:
+    """ValueError where an object of a picture of `size` (height, width) has no area, or entries do not fit together."""
+    boxes = entry(target, "boxes")
+    if boxes.shape != (len(boxes), 4):
+        raise ValueError(f"a target's boxes are of shape {tuple(boxes.shape)}; want (N, 4), without objects (0, 4).")
+    flat = (boxes[:, 2:] <= boxes[:, :2]).any(dim=1)
+    if flat.any():
+        raise ValueError(f"a target has the box {boxes[flat][0].tolist()}; boxes to train on need x1 < x2 and y1 < y2.")
+    shapes = {"labels": (len(boxes),), "masks": (len(boxes), *size)}
+    for key, wanted in shapes.items():
+        if key in target and target[key].shape != wanted:
+            raise ValueError(f"a target's {key} are of shape {tuple(target[key].shape)} for {len(boxes)} boxes in a "
+                             f"picture of {size[0]} x {size[1]}; want {wanted}.")
+    if "keypoints" in target and (target["keypoints"].ndim != 3 or target["keypoints"].shape[::2] != (len(boxes), 3)):
+        raise ValueError(f"a target's keypoints are of shape {tuple(target['keypoints'].shape)} for {len(boxes)} "
+                         f"boxes; want ({len(boxes)}, P, 3).")
+
+
+def entry(target: Target, key: str) -> Tensor:
+    """What a target has under a name. Raises ValueError where it has nothing."""
+    if key not in target:
+        raise ValueError(f"a target has no {key}, only {', '.join(target)}; this detector learns from them.")
+    return target[key]
 
 
 def resize_boxes(boxes: Tensor, old: Shape, new: Shape) -> Tensor:

@@ -28,6 +28,9 @@ def keypoint_loss(keypoint_logits: Tensor, proposals: Sequence[Tensor], gt_keypo
     if keypoint_logits.ndim != 4 or keypoint_logits.shape[2] != keypoint_logits.shape[3]:
         raise ValueError(f"keypoint_logits of shape {tuple(keypoint_logits.shape)}: want (N, K, M, M).")
     check_matched(proposals, gt_keypoints, keypoint_matched_idxs, len(keypoint_logits))
+    if any(truth.ndim != 3 or truth.shape[1] != keypoint_logits.shape[1] for truth in gt_keypoints):
+        raise ValueError(f"gt_keypoints of shapes {[tuple(truth.shape) for truth in gt_keypoints]} for "
+                         f"{keypoint_logits.shape[1]} maps of each RoI: want (G, {keypoint_logits.shape[1]}, 3).")
     targets = [keypoints_to_heatmap(truth[idx], boxes, keypoint_logits.shape[-1])
                for truth, boxes, idx in zip(gt_keypoints, proposals, keypoint_matched_idxs, strict=True)]
     valid = [inside.flatten().bool() for _, inside in targets]

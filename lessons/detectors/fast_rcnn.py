@@ -2,6 +2,8 @@
 
     feature maps, proposals -> RoI pooling -> two fully connected layers -> K class scores and 4K box deltas
 
+(K counts the background, as in torchvision, so it has deltas, too, which nothing learns; the paper gives it none.)
+
 What R-CNN did in three stages (fine-tuning, SVMs, regressors) is here one head with a multi-task loss: cross-entropy
 for the class and smooth L1 for the box of that class (section 2.3). Each region's features are cut from a shared map.
 The same head serves Faster R-CNN and Mask R-CNN; `FastRCNN` is the detector whose proposals come from outside.
@@ -17,7 +19,7 @@ from torch.nn import functional as F
 from lessons.boxes import box_iou, clip_boxes_to_image, remove_small_boxes
 from lessons.coding import decode_boxes, encode_boxes
 from lessons.data.sample import Detections, Target
-from lessons.images import ImagePreparation, in_originals, resize_boxes
+from lessons.images import ImagePreparation, entry, in_originals, resize_boxes
 from lessons.losses import smooth_l1_loss
 from lessons.matching import match_boxes, sample_balanced
 from lessons.nms import batched_nms
@@ -79,9 +81,13 @@ class FastRCNNHead(nn.Module):
                             canonical_size=self.canonical_size)
 
     def sample(self, proposals: Sequence[Tensor], targets: Sequence[Target]) -> Samples:
-        """Proposals to learn from, a quarter of them objects if there are so many; the objects' own boxes are added."""
+        """Proposals to learn from, a quarter of them objects if there are so many; the objects' own boxes are added.
+
+        Raises ValueError for a label that is none of 1 .. num_classes - 1.
+        """
         samples = Samples([], [], [], [])
         for boxes, target in zip(proposals, targets, strict=True):
+            check_labels(entry(target, "labels"), self.num_classes)
             truth = target["boxes"].to(boxes.dtype)
             boxes = torch.cat([boxes, truth])
             iou = box_iou(truth, boxes)
@@ -104,7 +110,9 @@ class FastRCNNHead(nn.Module):
         objects = torch.where(labels > 0)[0]
         own = deltas.view(-1, self.num_classes, 4)[objects, labels[objects]]  # the deltas of the right class
         box_loss = smooth_l1_loss(own, goals[objects], beta=self.beta, reduction="sum") / max(len(labels), 1)
-        return {"loss_classifier": F.cross_entropy(logits, labels), "loss_box_reg": box_loss}
+        # of no sample at all the mean would be NaN
+        class_loss = F.cross_entropy(logits, labels) if len(labels) else logits.sum() * 0
+        return {"loss_classifier": class_loss, "loss_box_reg": box_loss}
 
     def detect(self, features: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
                ) -> list[Detections]:
@@ -180,6 +188,14 @@ def compress_linear(layer: nn.Linear, rank: int) -> nn.Sequential:
         if layer.bias is not None:
             second.bias.copy_(layer.bias)
     return nn.Sequential(first, second)
+
+
+def check_labels(labels: Tensor, num_classes: int) -> None:
+    """ValueError for an object whose label (N,) is the background's, 0, or none of the num_classes."""
+    strange = (labels < 1) | (labels >= num_classes)
+    if strange.any():
+        raise ValueError(f"a target has the label {labels[strange][0].item()}; this detector's objects have "
+                         f"1 to {num_classes - 1}, 0 is the background.")
 
 
 def class_of(matches: Tensor, labels: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ class RegionProposalNetwork(nn.Module):
 
     channels: of the maps; sizes: for each map the anchors' sizes (square root of area, pixels); aspect_ratios: height /
     width, the same for all maps. The attributes below are torchvision's values and may be changed on an instance.
+    Raises ValueError for maps without sizes or with different numbers of them.
     """
 
     high, low = 0.7, 0.3  # IoU from which an anchor is an object, below which background (section 3.1.2)
@@ -42,6 +43,10 @@ class RegionProposalNetwork(nn.Module):
                  ) -> None:
         super().__init__()
         self.sizes, self.aspect_ratios = tuple(map(tuple, sizes)), tuple(aspect_ratios)
+        if len(set(map(len, self.sizes))) != 1 or not self.sizes[0] or not self.aspect_ratios:
+            raise ValueError(f"anchor sizes {self.sizes}, aspect ratios {self.aspect_ratios}: want one map or more, "
+                             "all with equally many sizes, and a ratio.")
+        self.before_nms, self.after_nms = dict(self.before_nms), dict(self.after_nms)  # to be changed on this one alone
         anchors = len(self.sizes[0]) * len(self.aspect_ratios)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.cls_logits = nn.Conv2d(channels, anchors, 1)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from lessons.data.sample import Detections, Target
 from lessons.detectors.fast_rcnn import FastRCNNHead, Samples
 from lessons.detectors.faster_rcnn import FasterRCNN, RegionProposalNetwork
-from lessons.images import ImageBatch, ImagePreparation, in_originals, resize_keypoints
+from lessons.images import ImageBatch, ImagePreparation, entry, in_originals, resize_keypoints
 from lessons.keypoints import heatmaps_to_keypoints, keypoint_loss
 from lessons.masks import mask_loss, mask_probabilities, paste_masks
 
@@ -66,9 +66,9 @@ class MaskRCNN(FasterRCNN):
 
     def more_losses(self, features: list[Tensor], samples: Samples, targets: list[Target]) -> dict[str, Tensor]:
         """The mean cross-entropy of the pixels, in the mask of the right class, of the samples that are objects."""
+        masks, labels = ([entry(target, key) for target in targets] for key in ("masks", "labels"))
         boxes, matched = objects_of(samples)
         logits = self.mask_head(self.box_head.pool(features, boxes, self.mask_head.side))
-        masks, labels = [t["masks"] for t in targets], [t["labels"] for t in targets]
         return {"loss_mask": mask_loss(logits, boxes, masks, labels, matched)}
 
     def detect(self, features: list[Tensor], batch: ImageBatch) -> list[Detections]:
@@ -91,9 +91,10 @@ class KeypointRCNN(FasterRCNN):
 
     def more_losses(self, features: list[Tensor], samples: Samples, targets: list[Target]) -> dict[str, Tensor]:
         """The cross-entropy of each visible keypoint's place among all cells of its heat map."""
+        keypoints = [entry(target, "keypoints") for target in targets]
         boxes, matched = objects_of(samples)
         logits = self.keypoint_head(self.box_head.pool(features, boxes, self.keypoint_head.side))
-        return {"loss_keypoint": keypoint_loss(logits, boxes, [t["keypoints"] for t in targets], matched)}
+        return {"loss_keypoint": keypoint_loss(logits, boxes, keypoints, matched)}
 
     def detect(self, features: list[Tensor], batch: ImageBatch) -> list[Detections]:
         """Each keypoint is the brightest place of its heat map, enlarged to the size of the detected box."""
