@@ -1,6 +1,7 @@
 """What each part of a feature pyramid gives to proposals (FPN, section 5.1, table 1).
 
-Four backbones with the same body, the same anchors in all and the same short training of the RPN alone.
+Four backbones, the same list of anchors' sizes in all and the same short training of the RPN alone. Three are pyramids
+on one body; the one map ends a stage earlier, at stride 16, and so has fewer cells and anchors.
 """
 
 from collections import OrderedDict

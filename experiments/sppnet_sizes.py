@@ -1,7 +1,9 @@
 """Does training at two sizes help at sizes never seen? (He et al., TPAMI 2015, section 2.3: 224 and 180 pixels in turn)
 
 Crops of single objects, shown at different sizes to a frozen body; a pyramid makes them vectors of one length, on which
-a linear classifier learns: from crops of 64 pixels alone, or from 64 and 48 in turn, an epoch each.
+a linear classifier learns: from crops of 64 pixels alone, or from 64 and 48 in turn, an epoch each. The bins are those
+of the paper's appendix A, which see every cell of a map of any size; the ones of section 2.3 would leave out the last
+cells of some maps (two of seven at 56 pixels) and so make sizes differ by more than their size.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,6 @@ from lessons.backbones.resnet import LastStage, small_resnet
 from lessons.data.crops import Crops, stack_crops
 from lessons.images import normalise
 from lessons.recipes.small_resnet import start_from_pre_trained
-from lessons.roi import spatial_pyramid_pool
 
 __all__ = ["PRE_TRAINED"]
 CLAIM = "Training at two sizes in turn lowers the loss of accuracy at sizes that were not trained."
@@ -46,9 +47,10 @@ def crop_sets(seed: int, count: int, held_back: int) -> tuple[Crops, Crops]:
 
 @torch.no_grad()
 def describe(body: nn.Module, crops: Tensor, size: int) -> Tensor:
-    """Pyramids (N, P) of crops shown at a size."""
+    """Pyramids (N, P) of crops shown at a size; bin i of n sees cells floor(i a / n) to ceil((i + 1) a / n) of a."""
     shown = F.interpolate(crops, size=(size, size), mode="bilinear", antialias=True)
-    return torch.cat([spatial_pyramid_pool(body(normalise(part))[0], (4, 2, 1)) for part in shown.split(64)])
+    maps = [body(normalise(part))[0] for part in shown.split(64)]
+    return torch.cat([torch.cat([F.adaptive_max_pool2d(m, n).flatten(1) for n in (4, 2, 1)], dim=1) for m in maps])
 
 
 def fit(epochs: Sequence[Tensor], labels: Tensor, seed: int) -> nn.Linear:

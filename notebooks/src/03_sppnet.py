@@ -62,7 +62,8 @@ show(figure, alt="Four composed photographs with the SPPnet's boxes, class names
 # with spatial pyramids: count features in the quarters and sixteenths of the picture. **Problem.** Which layer of a CNN needs a fixed size, and can it be helped?
 #
 # **Contributions.** (1) A pooling layer that gives a vector of fixed length for a map of any size. (2) Training with pictures of several sizes. (3) Detection with *one*
-# pass of the convolutions for all proposals: by the abstract 24 to 102 times faster than R-CNN at testing, at better or comparable accuracy. (In ILSVRC 2014: second in detection, third in classification.)
+# pass of the convolutions for all proposals: by the abstract 24 to 102 times faster than R-CNN at testing, at better or comparable accuracy (section 5 takes the two numbers apart).
+# (In ILSVRC 2014: second in detection, third in classification.)
 
 # %% [markdown]
 # ## 2 The method in one picture
@@ -71,12 +72,12 @@ show(figure, alt="Four composed photographs with the SPPnet's boxes, class names
 # %%{init: {"theme": "neutral"}}%%
 # flowchart LR
 #     accTitle: Detection with SPPnet
-#     accDescr: The image goes through the convolutions once. Selective Search proposes windows. Each window is mapped onto the feature map and pooled into a pyramid of 4 by 4, 2 by 2 and 1 bins; fully connected layers, one SVM per class and box regression follow as in R-CNN.
+#     accDescr: The image goes through the convolutions once. Selective Search proposes windows. Each window is mapped onto the feature map and pooled into a pyramid of 6 by 6, 3 by 3, 2 by 2 and 1 bins; fully connected layers, one SVM per class and box regression follow as in R-CNN.
 #     A["image"] --> B["convolutions,<br/>once"]
 #     B --> C["feature map"]
 #     A --> P["Selective Search<br/>windows"]
 #     P --> D
-#     C --> D["spatial pyramid:<br/>4×4 + 2×2 + 1 maxima<br/>of each window"]
+#     C --> D["spatial pyramid:<br/>6×6 + 3×3 + 2×2 + 1<br/>maxima of each window"]
 #     D --> E["fc6 → fc7"]
 #     E --> F["one SVM per class"]
 #     D --> G["box regression"]
@@ -84,7 +85,8 @@ show(figure, alt="Four composed photographs with the SPPnet's boxes, class names
 #     G --> H
 # ```
 #
-# (The bins are those of the paper's figure; our detector has one level more: 6 × 6, 3 × 3, 2 × 2 and 1.) Compare with R-CNN: "warp" and "CNN" have changed places. Everything after fc7 is R-CNN's, in our code literally the same functions.
+# (These 50 bins are the paper's for detection, section 4.1, and ours. Its figure of the pyramid has 4 × 4, 2 × 2 and 1, 21 bins, to illustrate.) Compare with R-CNN: "warp" and "CNN" have changed places.
+# Everything after fc7 is R-CNN's, in our code literally the same functions.
 
 # %% [markdown]
 # ## 3 Building it, step by step
@@ -118,6 +120,9 @@ for size, one in maps.items():
 #
 # Divide the map into n × n windows, whatever its size, and keep each channel's maximum in each. Do that for a few n, and put the results in one row. By hand on a map of
 # one channel and 5 × 7 cells. **Predict** the length for the levels 2 and 1.
+#
+# (The paper has two rules for the windows. Here is the one for training on one size: along a side of a cells, windows of ⌈a / n⌉ cells every ⌊a / n⌋. Where the division leaves more than one cell over, it never sees
+# the last ones: with 7 cells and 4 bins the last two. The other rule, for windows of any size, comes in 3.3 and leaves out none.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -152,7 +157,7 @@ assert lengths == {50 * 144}
 #
 # For detection the pyramid stands on a *window* of the map. A proposal is given in pixels; the map has one cell for every S = 8. Which cells are the window's?
 # With padding at each convolution, the middle of what cell i sees is pixel S · i. SPPnet takes the cells whose middle lies *inside* the window, strictly between its edges: from $\lfloor x_1 / S \rfloor + 1$
-# to $\lceil x_2 / S \rceil - 1$. A window so small that no cell is left gets the one nearest to its centre.
+# to $\lceil x_2 / S \rceil - 1$. To a window so small that no cell is left we give the one nearest to its centre (the paper names no such guard).
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -169,7 +174,7 @@ assert size[0].tolist() == [high - low + 1 for low, high in by_hand]
 
 # %% [markdown]
 # Bin i of n then spans the cells $\lfloor i \cdot s / n \rfloor$ to $\lceil (i + 1) \cdot s / n \rceil$ of a window of s cells. Floor and ceil together: no cell is left out, no bin is empty, and
-# neighbours may share a cell. As a loop, against the library, on the map of the first scene:
+# neighbours may share a cell. (The paper's second rule, its appendix A, for applying the network; that of 3.2 is for training.) As a loop, against the library, on the map of the first scene:
 
 # %%
 from lessons.images import normalise
@@ -260,7 +265,7 @@ show(figure, alt="Multiply-adds against number of regions on logarithmic axes: s
 
 # %% [markdown]
 # At first the ratio grows in proportion to N; then it bends, because something is left that is *not* shared: fc6 and fc7 still run once for each region. Remember that for the next notebook, which attacks
-# exactly these two layers. Counts are exact; clocks depend on the machine. Here is yours, without the proposals:
+# exactly these two layers. Counts are exact; clocks depend on the machine. Here is yours, without the proposals. ("Each on its own" only warps and convolves here, without fc6 and fc7: if anything, that is too kind to it.)
 
 # %% tags=["nbval-ignore-output"]
 import time
@@ -279,7 +284,7 @@ print(f"{len(proposals[0])} regions: shared {together * 1000:.0f} ms, each on it
 # %% [markdown]
 # ### 3.7 Several scales
 #
-# A small window has few cells: 24 pixels are three. SPPnet therefore looks at the image at several scales (five in the paper: short sides of 480, 576, 688, 864 and 1200 pixels) and takes each window from the one
+# A small window has few cells: 24 pixels are two or three. SPPnet therefore looks at the image at several scales (five in the paper: short sides of 480, 576, 688, 864 and 1200 pixels) and takes each window from the one
 # at which its area is nearest to that of a training picture. A pass of the convolutions more for each scale, still none for a window.
 
 # %%
@@ -297,8 +302,9 @@ print("factors 1, 2, 3; chosen for the four boxes:", [s + 1 for s in by_hand])
 #
 # ## 4 Training
 #
-# The stages are R-CNN's: fine-tune a classifier of regions, then fit SVMs and box regression. With one difference: **the convolutions stay as they were pre-trained.** SPPnet's
-# fine-tuning ends at the pyramid. Here on 30 scenes (about 20 s; Selective Search takes half of it):
+# The stages are R-CNN's: fine-tune a classifier of regions, then fit SVMs and box regression. The main difference: **the convolutions stay as they were pre-trained.** SPPnet's
+# fine-tuning ends at the pyramid. (Two smaller ones of the paper, section 4.1, we do not follow: in fine-tuning, background has an IoU in [0.1, 0.5); and an SVM's negative that overlaps another by more than
+# 70 % is dropped.) Here on 30 scenes (about 20 s; Selective Search takes half of it):
 
 # %% tags=["nbval-ignore-output"]
 from lessons.detection_training import open_with_proposals
@@ -332,7 +338,11 @@ show(figure, alt="The four scenes of section 0 with the detections of the briefl
 # %% [markdown]
 # ## 5 Results
 #
-# **The paper's numbers.** The abstract: 24 to 102 times faster than R-CNN at testing, better or comparable accuracy on PASCAL VOC 2007. The Fast R-CNN paper (Table 4) measured R-CNN and SPPnet side by side with VGG16:
+# **The paper's numbers.** The abstract: 24 to 102 times faster than R-CNN at testing, better or comparable accuracy on PASCAL VOC 2007. The two ends do not belong together (sections 4.2 and 4.3; features on a GPU, without proposals).
+# With the same network for both (ZF-5), *one* scale is 102 times faster and 1.2 points of mAP worse; *five* scales are 38 times faster, at comparable mAP. The 24 is five scales against R-CNN with its own, faster AlexNet. In mAP:
+# five scales 59.2, one scale 58.0, R-CNN with AlexNet 58.5.
+#
+# The Fast R-CNN paper (Table 4) measured R-CNN and SPPnet side by side with VGG16:
 #
 # | VOC 2007, VGG16 | R-CNN | SPPnet |
 # |---|---|---|
@@ -357,7 +367,8 @@ for name, card in cards.items():
 # %% [markdown]
 # ## 6 A claim of the paper, reproduced in shape
 #
-# **Claim 1: sharing saves more, the more regions there are.** Section 3.6 has reproduced it by exact counts: the ratio rises with every region, and goes on rising at 2,000.
+# **Claim 1: sharing saves more, the more regions there are.** Section 3.6 has reproduced it by exact counts: the ratio rises with every region, and goes on rising at 2,000. It has a limit, (46.9 + 1.91) / 1.91, about 25.6, because
+# fc6 and fc7 are not shared. And with 1 or 4 regions sharing loses: the whole image costs more than so few crops.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -367,8 +378,8 @@ assert at_64 > 5
 assert ratios[-1] > 2 * at_64
 
 # %% [markdown]
-# **Claim 2: a pyramid beats a single level**, and not merely because it has more numbers. A small classifier of regions learned on the pooled map of the frozen body, with five pyramids and three seeds
-# (`python -m experiments sppnet_levels`); AP without box regression. **Predict** the order before you look.
+# **Claim 2: a pyramid beats a single level.** (In the paper not simply because it has more numbers: levels 4, 3, 2, 1 with 30 bins beat the 36 of one level, section 3.1.2.) A small classifier of regions learned on the pooled map
+# of the frozen body, with six pyramids and three seeds (`python -m experiments sppnet_levels`); AP without box regression. **Predict** the order before you look.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -387,11 +398,12 @@ assert by_levels["verdict"]["6 3 2 1 beats 6 alone"]
 from utils.figures import bars_figure
 
 bars = {f"levels {name}": [one[name]["AP"] for one in by_levels["per_seed"].values()] for name in by_levels["mean"]}
-show(bars_figure(bars, ylabel="AP", title="Pyramids on the same map (our scenes)"), alt="AP of region classifiers with five different pyramids; dots are seeds.")
+show(bars_figure(bars, ylabel="AP", title="Pyramids on the same map (our scenes)"), alt="AP of region classifiers with six different pyramids; dots are seeds.")
 
 # %% [markdown]
-# **What came out.** Coarse levels alone are poor, and finer is better. Does the *pyramid* add anything to its finest level? 6 3 2 1 is ahead of 6 alone; 4 2 1 and 4 alone are a tie. So half of the claim holds here: several levels do
-# not hurt, and help where the finest is fine. (The classifiers learned from 120 scenes, the body was never trained on windows.) Our detector uses 6 3 2 1.
+# **What came out.** Coarse levels alone are poor. (That 6 is ahead of 4 is within the noise of the seeds.) Does the *pyramid* add anything to its finest level? 6 3 2 1 is ahead of 6 alone; 4 2 1 and 4 alone are a tie. So half of the
+# claim holds here. And 6 3 2 1 has more numbers than 6, 50 bins against 36: whether the levels or the numbers help, this does not tell; a pyramid with fewer, like the paper's 4 3 2 1, is not among the six.
+# (The classifiers learned from 120 scenes, the body was never trained on windows.) Our detector uses 6 3 2 1.
 #
 # One more seed, live and in small:
 
@@ -436,9 +448,10 @@ for level in columns:
 print(f"AP with everything {ap_without(None):.3f} (12 scenes)")
 
 # %% [markdown]
-# The level that hurts most when it is gone is the one on which the detector leans most. (It also holds most of the numbers. And fc6 was trained with all levels there: this is no substitute for training without a level, which section 6 does.)
+# The level that hurts most when it is gone is the one on which the detector leans most. (It also holds most of the numbers. The box regression reads the pyramid, too, so that the drop is not fc6's alone. And fc6 was trained with
+# all levels there: this is no substitute for training without a level, which section 6 does.)
 #
-# **Tiny proposals: do several bins look at the same cell?** Yes; nothing is undefined, but nothing is gained either. Count the *different* cells that the 4 × 4 level sees:
+# **Tiny proposals: do several bins look at the same cell?** Yes; nothing is undefined, but nothing is gained either. Count the *different bins* of the 4 × 4 level (two are the same if they span the same cells):
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -463,6 +476,8 @@ figure = curves_figure(sides, {"at the image's size": cells_seen[1], "image enla
 show(figure, alt="Number of different bins among 16 against window size: one up to 16 pixels, all 16 from 32 pixels on; in an enlarged image from half that size.")
 
 # %% [markdown]
+# Different bins are not different cells: at 32 pixels the window has 3 × 3 = 9 cells, and yet all 16 bins differ, because bins overlap and differ in extent.
+#
 # That is why SPPnet takes small windows from an *enlarged* image (section 3.7).
 #
 # **Multi-size training: what about learning rate and statistics?** The notes ask how training alternates between sizes (in the paper a whole epoch with one size, the next with the other, the same weights). The
@@ -479,7 +494,10 @@ for statement, holds in by_size["verdict"].items():
     print("yes" if holds else "no ", statement)
 
 # %% [markdown]
-# Two sizes are ahead at every size but the largest, most at the sizes near the second one; at 64 pixels, which both saw, nothing is lost.
+# Two sizes are ahead everywhere, but by little: with every seed at 40, 56 and 64 pixels, with two seeds of three at 32, 48 and 80. They gain most, 0.016, at 64, which both saw. So learning at two sizes costs nothing here and helps
+# a little; that it helps *more* at sizes never seen does not come out. Perhaps a frozen body and a linear layer leave too little to adapt; that is a guess.
+#
+# (The bins go by floor and ceiling, as where the paper *applies* its network, appendix A. By the rule for training, 3.2, maps of 6, 7 and 10 cells would lose cells at the border, and what looks like a matter of size would be one of lost cells.)
 
 # %%
 figure = curves_figure([int(key.split()[0]) for key in shown_sizes], {name: [by_size["mean"][name][key] for key in shown_sizes] for name in by_size["mean"]},
@@ -487,7 +505,7 @@ figure = curves_figure([int(key.split()[0]) for key in shown_sizes], {name: [by_
 show(figure, alt="Accuracy against crop size for training at 64 pixels and for training at 64 and 48 pixels in turn.")
 
 # %% [markdown]
-# *Statistics*: the paper's networks have no batch normalisation. Ours has, and its statistics do depend on the size: smaller pictures have relatively more border.
+# *Statistics*: the paper's networks have no batch normalisation. Ours has, and its statistics do depend on the size. Smaller pictures have relatively more border, and shrinking changes texture, too; the two are not told apart here.
 
 # %% tags=["nbval-ignore-output"]
 from lessons.data.scenes import compose_crop
@@ -503,8 +521,8 @@ for side in (48, 32):
     print(f"mean activations at {side} pixels differ from those at 64 by {((means[side] - means[64]).norm() / means[64].norm()):.0%}")
 
 # %% [markdown]
-# **Why did SPPnet not train its convolutions?** Nothing forbids a gradient through a maximum; ours passes it. But (Fast R-CNN, section 2.3) a batch of 128 regions from 128 different images costs 128 whole passes, since a
-# region's receptive field often covers the image. How much of the picture does a single bin feel?
+# **Why did SPPnet not train its convolutions?** Its authors' own reason: "for simplicity we only fine-tune the fully-connected layers" (section 4.1). Nothing forbids a gradient through a maximum; ours passes it. The reason in the
+# structure came later, with Fast R-CNN (section 2.3): a batch of 128 regions from 128 different images costs 128 whole passes, since a region's receptive field often covers the image. How much of the picture does a single bin feel?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -535,7 +553,8 @@ def length_mistake_1(levels, channels):
 check(length_mistake_1, lambda levels, channels: spatial_pyramid_pool(torch.zeros(1, channels, 9, 9), levels).shape[1], [((1,), 3), ((4, 2, 1), 256)])
 
 # %% [markdown]
-# *"For n × n bins use windows of ⌊a / n⌋ cells every ⌊a / n⌋ cells."* Try 5 cells and 2 bins: which cell is never looked at?
+# *"For n × n bins use windows of ⌊a / n⌋ cells every ⌊a / n⌋ cells."* Try 5 cells and 2 bins: which cell is never looked at? (The right answer is the paper's rule for training. It covers all cells where at most one is left over,
+# as with 13 cells and 3 bins; with 7 cells and 4 bins it, too, would lose two.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -568,7 +587,7 @@ def cells_right(low, high, stride):
 check(cells_mistake_3, cells_right, [(37.0, 90.0, 8), (3.0, 5.0, 8)])
 
 # %% [markdown]
-# *"SPPnet is 24 to 102 times faster than R-CNN."* At what? Testing, the proposals not counted. Selective Search stays as slow as it was; here, on your machine:
+# *"SPPnet is 24 to 102 times faster than R-CNN."* At what? Testing, the proposals not counted, with five scales or with one (section 5). Selective Search stays as slow as it was; here, on your machine:
 
 # %% tags=["nbval-ignore-output"]
 began = time.perf_counter()
@@ -602,7 +621,7 @@ check(shared_cost, lambda n, image, region: image + n * region, [(1, 100, 3), (2
 #
 # **4.** Build `recipe.build(sides=(160, 320))`, load the shipped weights (`load_state_dict`), and measure AP_small with one and with two scales on `held_back`. Is it fair that fc6 never saw the second scale?
 #
-# **5.** *Think first.* SPPnet's pyramid has 4 × 4, 2 × 2 and 1 bins. What would you lose with a single level of 7 × 7? (That is Fast R-CNN's choice.)
+# **5.** *Think first.* SPPnet's pyramid has 6 × 6, 3 × 3, 2 × 2 and 1 bins. What would you lose with a single level of 7 × 7? (That is Fast R-CNN's choice.)
 #
 # ## 10 Summary, limits and what came next
 #

@@ -16,7 +16,7 @@
 #
 # You build the pyramid here, send boxes to its levels, and take its parts away to see what each is good for.
 #
-# *Everything runs offline on a laptop; the whole notebook takes about 50 seconds. Run the cells from top to bottom.*
+# *Everything runs offline on a laptop; the whole notebook takes about a minute and a half. Run the cells from top to bottom.*
 
 # %%
 import torch
@@ -279,8 +279,8 @@ for name, model in (("one map of stride 8", one_map), ("pyramid", detector)):
 print(f"weights of the pyramid: {sum(p.numel() for p in fpn.parameters()):,}, of the body: {sum(p.numel() for p in body.parameters()):,}")
 
 # %% [markdown]
-# For our narrow body the pyramid is no trifle: nearly all of its work is the 3 × 3 convolution on P2, and the RPN that slides over P2 costs as much again. Together it is dearer than the body of notebook 05, which keeps stride 8
-# to its end. What about the paper's body, ResNet-50 with d = 256?
+# For our narrow body the pyramid is no trifle: seven tenths of its work are the 3 × 3 convolution on P2 (133 of 189 million), and the RPN on P2 costs about as much as that convolution (135). Body and pyramid together (400) are dearer than the body
+# of notebook 05 (293), which keeps stride 8 to its end. What about the paper's body, ResNet-50 with d = 256?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -339,7 +339,7 @@ for name, one in (("after 40 steps", model), ("shipped", detector)):
 # | pyramid | 33.9 |
 # | P2 alone, for regions of all sizes | 33.4 |
 #
-# As a whole system, one model: 36.2 on COCO test-dev, the best single model then. **Our measurements** have nothing to do with these. From the cards of the shipped checkpoints; the body of notebook 05 has three stages and ends at stride 8, this one has four, and was trained twice as long:
+# As a whole system, one model, now with ResNet-101: 36.2 on COCO test-dev (Table 4), the best single model then. **Our measurements** have nothing to do with these. From the cards of the shipped checkpoints; the body of notebook 05 has three stages and ends at stride 8, this one has four, and was trained twice as long:
 
 # %%
 from lessons.checkpoints import load_checkpoint
@@ -351,8 +351,8 @@ for split, words in (("val", "known objects"), ("val_unknown", "unknown objects"
         print(f"{label + ', ' + words:42s}", "  ".join(f"{cards[name][split][key]:.3f}" for key in ("AP", "AP50", "AP75", "AP_small", "AP_medium")))
 
 # %% [markdown]
-# The pyramid is ahead, on known and on unknown objects. But it needed **twice as many steps** for that: after as many as notebook 05's detector (1600) it stood at AP 0.406, behind. Links, smoothing and the one head for all levels
-# begin from nothing, while the single map's features come finished from the pre-training. The comparison is harder than the paper's, too: its one map has stride 16, ours 8. So do not read this table as "pyramid against no pyramid, all else equal";
+# The pyramid is ahead, on known and on unknown objects. But it had **twice as many steps** for that: trained for as many as notebook 05's detector (1600) it stood at AP 0.406, behind (an earlier card, in the history of `data/checkpoints/fpn.json`).
+# RPN and head begin from nothing in both; links and smoothing, too, begin from nothing, while the single map's features come finished from the pre-training. The comparison is harder than the paper's, too: its one map has stride 16, ours 8. So do not read this table as "pyramid against no pyramid, all else equal";
 # section 6 is that experiment. Look at the columns *small* and *medium*, and where the pyramid gains.
 #
 # **And the proposals?** Average recall of 100 proposals (over IoU 0.5 to 0.95) on 40 scenes, by size:
@@ -367,12 +367,15 @@ for name, one in (("one map, stride 8", one_map), ("pyramid", detector)):
     print(f"{name:18s}", "  ".join(f"{key} {measured.compute()[key]:.3f}" for key in ("AR10", "AR100", "AR_small", "AR_medium")))
 
 # %% [markdown]
+# The gain is all in small objects: on medium ones the pyramid loses (0.616 against 0.647), and over all sizes the two are nearly level (AR100 0.595 against 0.584).
+#
 # ## 6 A claim of the paper, reproduced in shape
 #
 # **Claims** (section 5.1, Table 1): a pyramid raises the recall of proposals over one map, *most for small objects*; without its lateral links, and without its top-down path, much of that is lost.
 # **Predict:** which loss hurts more? Without links the fine maps know what, but not where; without the path they know where, but not what.
 #
-# Four backbones with the same body, each with the RPN alone trained briefly (250 steps of 4 scenes), three seeds, by `python -m experiments fpn_ablation`. The one map is the paper's: stride 16.
+# Four backbones, each trained briefly with the RPN alone (250 steps of 4 scenes), three seeds, by `python -m experiments fpn_ablation`. The one map has the paper's stride, 16. More than the pyramid is missing there: its body ends a stage earlier (no C5),
+# and it has 1200 anchors against 6375; only the list of sizes is the same. The paper has a control for more anchors (all on P2 alone); we have not run it for proposals.
 
 # %%
 from experiments.record import load_result
@@ -395,9 +398,9 @@ assert result["verdict"]["it gains more on small than on medium objects"]
 assert result["verdict"]["without lateral links it covers fewer objects"]
 
 # %% [markdown]
-# **What came out.** Two of three: the pyramid gains most on small objects, and without lateral links much of that is gone. But without the *top-down path* our proposals are no worse, they are better. Why not as in the paper? Some guesses that can be
-# tested: all our stages were pre-trained on crops of these very objects, and "object or background" is an easy question on our scenes, so C2 and C3 know enough on their own; and 250 steps are short for a path that has to be learned from nothing. A claim reproduced in shape
-# for one part need not be so for another: this is how one finds out.
+# **What came out.** Two of three: the pyramid gains most on small objects, and without lateral links much of that is gone. But without the *top-down path* our proposals are no worse, they are better: the reverse of the paper's. We have not examined
+# why. A guess that can be tested: all our stages were pre-trained on crops of these very objects, and "object or background" is an easy question on our scenes, so C2 and C3 may know enough on their own. And the paper measures on COCO, with large
+# networks. A claim reproduced in shape for one part need not be so for another: this is how one finds out.
 #
 # One more seed, live, for a few steps only:
 
@@ -440,13 +443,13 @@ for name, head in {"by its size": detector.box_head, **{f"all on P{k}": only_lev
     print(f"{name:12s} AP {numbers['AP']:.3f}, AP50 {numbers['AP50']:.3f}, small {numbers['AP_small']:.3f}, medium {numbers['AP_medium']:.3f}")
 
 # %% [markdown]
-# P2 and P3 can stand in for each other, most of all P2 for P3; the head fails on P4 and P5, where no region of our scenes was ever sent in training (section 3.5).
+# P2 can stand in for P3; the other way round costs 0.08 AP. The head fails on P4 and P5, where no object of our scenes belongs (section 3.5).
 #
 # **Is P2 alone enough, then?** Here it is, and in the paper nearly: 33.4 against 33.9 with the same proposals, *trained* so. RoI pooling makes up for the wrong size, for it takes a grid of 7 × 7 from a region of any size. For the RPN, which slides a 3 × 3 window, the levels matter more.
 #
 # **Why a sum, and why enlarge by repeating?** It is the simplest thing that works: no weights, no choice. Repeating leaves blocks of equal values; the 3 × 3 convolution after the sum is there against them (the paper: to reduce the aliasing effect of upsampling).
 #
-# **Which sizes come from which level?** The proposals of the shipped detector, by the level of the anchor that they grew from:
+# **Which sizes come from which level?** The anchors that say yes in the shipped detector (objectness above 0, before NMS), by level, with the boxes that they become:
 
 # %%
 from lessons.boxes import clip_boxes_to_image
@@ -470,9 +473,10 @@ for number, own in zip((2, 3, 4, 5), levels):
 #
 # ## 8 Find the mistake
 #
-# The first two stood in real lecture notes, the others are ours. Run, read the verdict, repair, run again.
+# The first two and the last stood in real lecture notes, the others are ours. Run, read the verdict, repair, run again.
 #
-# *"The coarser map is enlarged by a transposed convolution."* (Here with a kernel of ones, the best it could do.)
+# *"The coarser map is enlarged by a transposed convolution."* (Here with a 3 × 3 kernel of ones: neighbouring copies overlap and add up. With a 2 × 2 kernel of ones a
+# transposed convolution *can* repeat cells; but it has weights to learn, and the paper uses none.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -546,7 +550,7 @@ def cells_a_side(size):
 check(cells_a_side, lambda size: size / 2 ** min(max(math.floor(4 + math.log2(size / 224)), 2), 5), [(112,), (223,), (224,), (895,)])
 
 # %% [markdown]
-# **3.** Change `canonical_size` of the shipped detector's head to 224 and to 64 and measure as in section 7. Why does it hurt, though nothing is retrained?
+# **3.** Change `canonical_size` of the shipped detector's head to 224 and to 64 and measure as in section 7. Which of the two hurts, because nothing is retrained, and why not the other? (Compare section 7.)
 #
 # **4.** Train the pyramid without smoothing (`nn.Identity` in place of `layer_blocks`) for 250 steps, as in `experiments/fpn_ablation.py`. Does recall suffer?
 #
