@@ -631,8 +631,29 @@ near, goal = torch.tensor([[10.0, 10, 50, 50]]), torch.tensor([[12.0, 10, 56, 48
 check(targets_mistake_4, lambda p, g: encode_boxes(g, p, head.weights), [(near, near), (near, goal)], tolerance=1e-4)
 
 # %% [markdown]
-# *"Fast R-CNN tests 213 times faster than R-CNN, in 0.32 seconds."* Two true numbers that do not belong together: section 5.
-#
+# *"Fast R-CNN tests 213 times faster than R-CNN, in 0.32 seconds."* Two true numbers that do not belong together. Given the seconds for a picture, R-CNN's and Fast R-CNN's without and with truncated SVD (section 5): how many times faster is it *with* SVD, and how
+# many seconds does it take then?
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def speed_mistake_5(before, without_svd, with_svd):
+    return [before / with_svd, without_svd]
+
+
+check(speed_mistake_5, lambda before, without_svd, with_svd: [before / with_svd, with_svd], [(47.0, 0.32, 0.22), (9.8, 0.10, 0.06)])
+
+# %% [markdown]
+# *"With N classes the last layers have N + 1 and 4 (N + 1) outputs."* So has our code, and torchvision's: four for the background, too, which nothing learns. How many has the **paper** of scores and of box corrections, with N classes besides the background?
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def outputs_mistake_6(n):
+    return [n + 1, 4 * (n + 1)]
+
+
+check(outputs_mistake_6, lambda n: [n + 1, 4 * n], [(20,), (80,)])
+
+# %% [markdown]
 # ## 9 Exercises
 #
 # **1.** Smooth L1 with a threshold β: $0.5 x^2 / β$ below, and beyond it straight, so that neither value nor slope jumps.

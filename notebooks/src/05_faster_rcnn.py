@@ -718,8 +718,43 @@ made_up = {"loss_objectness": 1.0, "loss_rpn_box_reg": 10.0, "loss_classifier": 
 check(total_mistake_6, lambda losses: sum(losses.values()), [(made_up,)])
 
 # %% [markdown]
-# *"Faster R-CNN was proposed by Ross Girshick"*, *"the first step makes 1000 to 2000 proposals with Selective Search"*. First author is Shaoqing Ren, and there is no Selective Search any more; the second sentence was copied from Fast R-CNN. (Nothing to run.)
-#
+# *"The RPN has two scores for each anchor and learns them by softmax; in the code it is one score and a sigmoid, which is something else."* It is not: from the two scores, background's and object's, make the one whose sigmoid is the same probability.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def one_score_mistake_7(background, object_):
+    return object_.sigmoid()
+
+
+def softmax_of_two(background, object_):
+    return torch.stack([background, object_]).softmax(0)[1]
+
+
+check(one_score_mistake_7, softmax_of_two, [(torch.tensor([0.0, 0.0]), torch.tensor([1.5, -2.0])), (torch.tensor([1.0, -1.0]), torch.tensor([3.0, 0.5]))])
+
+# %% [markdown]
+# *"The first of the four steps makes 1000 to 2000 proposals with Selective Search."* Copied from Fast R-CNN. Whose proposals does the detector learn from in step 2 and in step 4? (0: Selective Search; 1: the RPN of step 1; 3: the RPN of step 3.)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def proposals_mistake_8(step):
+    return {2: 0, 4: 0}[step]
+
+
+check(proposals_mistake_8, lambda step: step - 1, [(2,), (4,)])
+
+# %% [markdown]
+# *"Faster R-CNN was proposed by Ross Girshick."* Where does he stand among its authors, and who is first? (Section 1; count from 1.)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def place_mistake_9(name):
+    return {"Girshick": 1, "Ren": 3}[name]
+
+
+check(place_mistake_9, ["", "Ren", "He", "Girshick", "Sun"].index, [("Girshick",), ("Ren",)])
+
+# %% [markdown]
 # ## 9 Exercises
 #
 # **1.** The receptive field of a chain of layers, each (kernel, stride):

@@ -525,8 +525,17 @@ def anchors_mistake_4(side, strides):
 check(anchors_mistake_4, lambda side, strides: [3 * len(strides), sum(3 * (side // stride) ** 2 for stride in strides)], [(1024, (4, 8, 16, 32, 64))])
 
 # %% [markdown]
-# *"FPN was proposed by Kaiming He."* He is one of six; the first author is Tsung-Yi Lin. (Nothing to run.)
-#
+# *"FPN was proposed by Kaiming He."* He is one of six. Where does he stand among them, and where Tsung-Yi Lin? (Section 1; count from 1.)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+def place_mistake_5(name):
+    return {"He": 1, "Lin": 4}[name]
+
+
+check(place_mistake_5, ["", "Lin", "Dollár", "Girshick", "He", "Hariharan", "Belongie"].index, [("He",), ("Lin",)])
+
+# %% [markdown]
 # ## 9 Exercises
 #
 # **1.** The pyramid of two levels, by hand: `fine` (1, C, 2H, 2W) and `coarse` (1, C, H, W) are already behind their lateral links. Return the fine level before smoothing.
