@@ -7,7 +7,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything a profile takes."""
+    """How much of everything a profile takes. Raises ValueError for a straight fall with restarts."""
 
     images: int  # different pictures; a set that has fewer gives all it has
     steps: int
@@ -19,6 +19,10 @@ class Plan:
     restarts: tuple[int, ...] = ()  # steps at which the learning rate is full again
     straight: bool = False  # whether the rate falls along a line, not a cosine
     ema_decay: float | None = None  # of the moving average of the weights that is kept in place of the last; None: none
+
+    def __post_init__(self) -> None:
+        if self.straight and self.restarts:
+            raise ValueError(f"a rate that falls along a line does not start again, but restarts are {self.restarts}.")
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,11 @@ def test_a_plan_may_fall_straight_and_keep_averaged_weights(tiny, monkeypatch):
         torch.testing.assert_close(saved[key], value, rtol=1e-3, atol=1e-4, check_dtype=False)
 
 
+def test_a_straight_fall_has_no_restarts():
+    with pytest.raises(ValueError, match=r"does not start again, but restarts are \(2,\)"):
+        replace(TINY, straight=True, restarts=(2,))
+
+
 def test_detrs_losses_weigh_otherwise_in_its_last_turns(tiny, monkeypatch):
     """The recipe's own steps, at which the rate is full again, moved into a training of three steps; the card says."""
     from lessons.detectors.detr import DETR
