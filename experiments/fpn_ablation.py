@@ -21,7 +21,7 @@ from lessons.recipes.small_resnet import LESSON, start_from_pre_trained
 
 CLAIM = "A pyramid raises the recall of small objects most; it needs its lateral links and its top-down path."
 PRE_TRAINED = LESSON
-SIZES = (16, 32, 64, 96)  # of the anchors, pixels; on a pyramid one for each level
+SIZES = (16, 32, 64, 96)  # of the anchors, pixels; on a pyramid one for each level, four of its cells (P5: three)
 FULL, SHORT = Size(300, 250, 100), Size(16, 4, 8)
 
 
@@ -33,12 +33,12 @@ def one_map(seed: int) -> FasterRCNN:
         return FasterRCNN(backbone, rpn, faster_rcnn.small_head(backbone, 7), ImagePreparation((160,), 320))
 
 
-def pyramid(seed: int) -> FasterRCNN:
+def pyramid(seed: int, sizes: Sequence[int] = SIZES) -> FasterRCNN:
     """Lesson 06's detector with the anchors of the others."""
     with seeded(seed):
         backbone = ResNetFPN(small_resnet(), fpn.CHANNELS)
         head = faster_rcnn.small_head(backbone, 7)
-        rpn = faster_rcnn.small_rpn(fpn.CHANNELS, tuple((size,) for size in SIZES))
+        rpn = faster_rcnn.small_rpn(fpn.CHANNELS, tuple((size,) for size in sizes))
         return FasterRCNN(backbone, rpn, head, ImagePreparation((160,), 320))
 
 
@@ -67,9 +67,9 @@ class NoTopDown(FeaturePyramidNetwork):
         return OrderedDict(zip(x, maps, strict=True))
 
 
-def without_top_down_path(seed: int) -> FasterRCNN:
+def without_top_down_path(seed: int, sizes: Sequence[int] = SIZES) -> FasterRCNN:
     """The pyramid without the sum."""
-    model = pyramid(seed)
+    model = pyramid(seed, sizes)
     with seeded(seed):
         model.backbone.fpn = NoTopDown(model.backbone.body.channels, fpn.CHANNELS)  # type: ignore[union-attr, arg-type]
     return model

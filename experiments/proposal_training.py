@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lessons.data.sample import Detections, Sample, Target
-from lessons.data.scenes import Scenes
+from lessons.data.scenes import CLASSES, Scenes
 from lessons.data.transforms import RandomMirror
 from lessons.detection_training import Plan, fit
 from lessons.detectors.alternating import ProposalTask
@@ -20,7 +20,7 @@ from lessons.evaluation import evaluate
 from lessons.images import resize_boxes
 from lessons.metrics import CocoMetrics
 
-NEEDED = ("boxes", "labels", "image_id", "area", "iscrowd")
+NEEDED = ("boxes", "labels", "area", "iscrowd")  # of each object
 
 
 @dataclass(frozen=True)
@@ -33,38 +33,44 @@ class Size:
 
 
 class KeptScenes(Scenes):
-    """Scenes that are made once and kept, without the maps and masks that boxes do not need."""
+    """Scenes that are made once and kept, without the maps and masks that boxes do not need.
 
-    def __init__(self, split: str, length: int, seed: int) -> None:
+    classes: the labels that count as objects, others are left unlabelled; none: all do.
+    """
+
+    def __init__(self, split: str, length: int, seed: int, classes: Sequence[int] = ()) -> None:
         super().__init__(split, length, seed)
+        self.classes = torch.tensor(list(classes or range(1, len(CLASSES))))
         self.kept: dict[int, Sample] = {}
 
     def load(self, index: int) -> Sample:
         if index not in self.kept:
             image, target = super().load(index)
-            self.kept[index] = image, {key: target[key] for key in NEEDED}  # type: ignore[literal-required, assignment]
+            counts = torch.isin(target["labels"], self.classes)
+            kept = {key: target[key][counts] for key in NEEDED}  # type: ignore[literal-required]
+            self.kept[index] = image, {**kept, "image_id": target["image_id"]}  # type: ignore[typeddict-item]
         image, target = self.kept[index]
         return image, {**target}  # type: ignore[return-value]
 
 
 @lru_cache(maxsize=1)
-def training_scenes(count: int, seed: int) -> KeptScenes:
+def training_scenes(count: int, seed: int, classes: Sequence[int] = ()) -> KeptScenes:
     """Scenes of a seed to train on, mirrored at random; the lesson's own training does not use these seeds."""
-    data = KeptScenes("train", count, 1000 + seed)
+    data = KeptScenes("train", count, 1000 + seed, classes)
     data.transform = RandomMirror()
     return data
 
 
-def train_briefly(task: nn.Module, size: Size, seed: int) -> nn.Module:
+def train_briefly(task: nn.Module, size: Size, seed: int, classes: Sequence[int] = ()) -> nn.Module:
     """The lessons' loop over the scenes of a seed, on the CPU; returns what was trained, in evaluation mode."""
-    fit(task, training_scenes(size.images, seed), Plan(size.images, size.steps, size.measured, batch_size=4),
-        seed, device="cpu", progress=False)
+    plan = Plan(size.images, size.steps, size.measured, batch_size=4)
+    fit(task, training_scenes(size.images, seed, tuple(classes)), plan, seed, device="cpu", progress=False)
     return task.eval()
 
 
-def train_proposals(model: FasterRCNN, size: Size, seed: int) -> None:
+def train_proposals(model: FasterRCNN, size: Size, seed: int, classes: Sequence[int] = ()) -> None:
     """Backbone and RPN alone, as the first of the paper's four steps."""
-    train_briefly(ProposalTask(model, ["backbone", "rpn"]), size, seed)
+    train_briefly(ProposalTask(model, ["backbone", "rpn"]), size, seed, classes)
     model.eval()
 
 
@@ -90,7 +96,8 @@ class Recalls(CocoMetrics):
         super().update(detections, [{**t, "labels": torch.ones_like(t["labels"])} for t in targets])
 
 
-def average_recalls(model: FasterRCNN, size: Size, seed: int) -> dict[str, float]:
+def average_recalls(model: FasterRCNN, size: Size, seed: int, classes: Sequence[int] = ()) -> dict[str, float]:
     """Average recall over IoU 0.5 to 0.95 of 10 and of 100 proposals, and of 100 for small and medium objects."""
-    found = evaluate(Proposer(model), Scenes("val", size.measured, seed=1000 + seed), Recalls, progress=False)
+    scenes = KeptScenes("val", size.measured, 1000 + seed, classes)
+    found = evaluate(Proposer(model), scenes, Recalls, progress=False)
     return {key: round(found[key], 4) for key in ("AR10", "AR100", "AR_small", "AR_medium")}

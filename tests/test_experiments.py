@@ -243,6 +243,60 @@ def test_what_is_taken_out_of_the_pyramid_is_out():
         torch.testing.assert_close(flat.backbone(images), alone)
 
 
+def test_each_change_to_the_top_down_path_is_the_one_that_it_says():
+    """Sizes of anchors, first weights, and how far a cell sees: by gradients, as counted layer by layer."""
+    from experiments import fpn_top_down as top_down
+    from experiments.fpn_ablation import SIZES
+
+    def seen(stages, dilation):  # a kernel of k adds k - 1 of the present steps, a stride multiplies the step
+        layers = [(7, 2), (3, 2), *[(3, 1 + (stage > 0 and i == 0)) for stage in range(stages) for i in (0, 1)]]
+        width, step = 1, 1
+        for kernel, stride in layers:
+            width, step = width + (kernel - 1) * step, step * stride
+        return width + 2 * step * dilation + 2 * step  # smoothing, and the RPN's own convolution
+
+    weights = {}
+    for name, path, change in top_down.conditions():
+        model = top_down.changed(top_down.BUILD[path], change, 0)
+        sizes = {"anchors of 6 cells": (24, 48, 96, 192), "anchors of 8 cells": (32, 64, 128, 256), "8 cells, wider view": (32, 64, 128, 256)}
+        assert model.rpn.sizes == tuple((size,) for size in sizes.get(name, SIZES))
+        wide = 3 if "wider" in name else 1
+        alone = [seen(stages, wide) for stages in (1, 2, 3)]
+        views = [top_down.view(model, level) for level in range(3)]
+        assert views == alone if path == "no path" else all(v > 220 for v in views), (name, path, views)
+        weights[name] = model.backbone.body.conv1.weight
+        assert [tuple(one.shape[-2:]) for one in model.backbone(torch.rand(1, 3, 64, 96))] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+    assert not torch.equal(weights["body from nothing"], weights["as before"])
+    assert all(torch.equal(w, weights["as before"]) for name, w in weights.items() if name != "body from nothing")
+
+
+@pytest.mark.slow
+def test_the_top_down_path_runs_short(monkeypatch):
+    from experiments import fpn_top_down as top_down
+
+    names = ("three classes of six", "whole detector")
+    monkeypatch.setattr(top_down, "CHANGES", {name: top_down.CHANGES[name] for name in names})
+    numbers = top_down.run(0, short=True)
+    assert set(numbers) == {f"{name}, {path}" for name in names for path in ("path", "no path")}
+    assert all(0 <= value <= 1 for row in numbers.values() for value in row.values())
+    assert {"AP", "AP50", "AR100"} <= set(numbers["whole detector, path"])
+
+
+def test_what_counts_as_an_object_can_be_narrowed():
+    from experiments.proposal_training import KeptScenes
+
+    all_of_them, some = KeptScenes("val", 12, 7), KeptScenes("val", 12, 7, (1, 3, 5))
+    for i in range(12):
+        (image, target), (same, fewer) = all_of_them[i], some[i]
+        assert torch.equal(image, same), "the others are still to be seen"
+        keep = [i for i, label in enumerate(target["labels"].tolist()) if label in (1, 3, 5)]
+        for key in ("boxes", "labels", "area", "iscrowd"):
+            assert torch.equal(fewer[key], target[key][keep])
+        assert fewer["image_id"] == target["image_id"]
+    assert sum(len(some[i][1]["labels"]) for i in range(12)) < sum(len(all_of_them[i][1]["labels"]) for i in range(12))
+    assert set(torch.cat([all_of_them[i][1]["labels"] for i in range(12)]).tolist()) - {1, 3, 5}
+
+
 @pytest.mark.slow
 def test_box_regression_runs_short(monkeypatch, tmp_path):
     monkeypatch.setattr("experiments.rcnn_training.KEPT", tmp_path)
