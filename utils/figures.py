@@ -234,7 +234,7 @@ def bars_figure(bars: Mapping[str, Sequence[float]], ylabel: str = "", title: st
             ax.bar(place, values.mean(), width * 0.92, color=PALETTE[i % len(PALETTE)], edgecolor="white",
                    hatch=("", "//", "..", "xx")[i % 4], label=name if g == 0 and len(groups) > 1 else None)
             ax.plot([place] * len(values), values, "o", color="black", markersize=4)
-            ax.annotate(f"{values.mean():.3f}", (place, values.max()), ha="center", va="bottom", fontsize=10,
+            ax.annotate(f"{values.mean():.3f}", (place, max(values.max(), 0)), ha="center", va="bottom", fontsize=10,
                         xytext=(0, 4), textcoords="offset points")
     ticks = groups if len(groups) > 1 else names
     ax.set_xticks(range(len(ticks)), ticks)
