@@ -83,10 +83,10 @@ def measured(model: FasterRCNN, change: Change, size: Size, seed: int) -> dict[s
     return {**{key: round(found[key], 4) for key in ("AP", "AP50")}, **average_recalls(model, size, seed)}
 
 
-def view(model: FasterRCNN, level: int, side: int = 400) -> int:
+def view(model: FasterRCNN, level: int, side: int = 448) -> int:
     """How wide a square of the picture the objectness of one cell depends on, pixels, by gradients.
 
-    level counts from the finest, 0; side of the picture, pixels, wider than the answer.
+    level counts from the finest, 0; side: of the picture, pixels, a multiple of 32 and wider than the answer.
     """
     picture = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).requires_grad_()
     with evaluation_mode(model):
