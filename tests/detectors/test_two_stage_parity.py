@@ -1,11 +1,13 @@
 """Faster, Mask and Keypoint R-CNN with ResNet-50 and a pyramid: torchvision's weights in, torchvision's results out."""
 
+import hashlib
+
 import pytest
 import torch
 from parity import assert_same_inside_and_out, assert_same_step, with_old_names
 
 from benchmarks.alive import photographs, reference, targets_for
-from lessons import zoo
+from lessons import published, zoo
 from lessons.checkpoints import CheckpointError
 
 NAMES = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn")
@@ -122,3 +124,27 @@ def test_without_a_network_the_published_weights_say_what_to_do(monkeypatch):
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
     with pytest.raises(CheckpointError, match=r"coco-258fb6c6\.pth could not be fetched \(no route\).* give the path"):
         zoo.load("fasterrcnn_resnet50_fpn", "published")
+
+
+def test_a_published_file_is_fetched_once_verified_and_loaded(monkeypatch, tmp_path):
+    """The whole way of weights="published", from a folder in place of the host: only the address is another."""
+    theirs = reference("fasterrcnn_resnet50_fpn")
+    host = tmp_path / "host"
+    host.mkdir()
+    state = {key: value for key, value in theirs.state_dict().items() if "num_batches_tracked" not in key}
+    torch.save(state, host / "unnamed.pth")
+    start = hashlib.sha256((host / "unnamed.pth").read_bytes()).hexdigest()[:8]
+    there = (host / "unnamed.pth").rename(host / f"coco-{start}.pth")
+    monkeypatch.setattr(published, "HOST", host.as_uri() + "/")
+    monkeypatch.setitem(published.FILES, "fasterrcnn_resnet50_fpn", there.name)
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "kept"))
+    model = zoo.load("fasterrcnn_resnet50_fpn", "published")
+    torch.testing.assert_close(model.box_head.cls_score.weight, theirs.roi_heads.box_predictor.cls_score.weight)
+    assert {module.eps for module in model.modules() if hasattr(module, "eps")} == {0.0}
+
+    there.write_bytes(b"gone")  # what is kept is not fetched again
+    zoo.load("fasterrcnn_resnet50_fpn", "published")
+    (tmp_path / "kept" / "checkpoints" / there.name).unlink()
+    with pytest.raises(CheckpointError, match=f"{start}.pth could not be fetched .*hash"):
+        zoo.load("fasterrcnn_resnet50_fpn", "published")
+    assert not list((tmp_path / "kept" / "checkpoints").iterdir()), "nothing damaged is kept"
